@@ -1,0 +1,424 @@
+"""Everything that speaks Perspective Broker: the factory, the connection, what a peer can call, the mind as a sink.
+
+Rules of this module: what a peer does wrong raises a `Refused` and reaches it as that; it leaves no traceback in the
+log. Any other exception is our fault: it is logged once and the peer is told nothing of it.
+"""
+
+import inspect
+from collections.abc import Callable
+from typing import Any, cast
+
+from twisted.cred.portal import Portal
+from twisted.internet.defer import Deferred
+from twisted.internet.error import ConnectionDone
+from twisted.internet.interfaces import IAddress, IDelayedCall, IReactorTime
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from twisted.spread import pb
+from zope.interface import implementer
+
+from clockd.errors import InvalidValue, NotPermitted, Refused, ServerFault, UnknownMethod
+from clockd.feeds import FeedTable
+from clockd.interfaces import ISession, ISink
+from clockd.login import ILogin, Login, new_login
+from clockd.values import Limits, Sample, Tally
+from clockd.window import AckWindow, Verdict
+
+NAME_BYTES = 64
+"""Longest account name, in bytes of UTF-8."""
+
+MAX_MIND_ID = 2**31 - 1
+"""Largest id of a mind: every push carries it back; stock clients count from 1."""
+
+NO_OBJECT = 0
+"""An object id that no client has (ids count from 1): a probe sent to it is answered with an error."""
+
+
+class Boundary(pb.Referenceable):
+    """An object whose methods a peer may call; what crosses here is translated.
+
+    Args:
+        target: Has the methods.
+        prefix: What their names begin with.
+    """
+
+    _log = Logger()
+
+    def __init__(self, target: object, prefix: str) -> None:
+        self._target = target
+        self._prefix = prefix
+
+    def remoteMessageReceived(self, broker: "ClockBroker", message: str, args: Any, kw: Any) -> Any:
+        """Call the method that a message names.
+
+        Returns:
+            The jellied result, or a Deferred of it.
+
+        Raises:
+            Refused: The peer asked for something it does not get.
+        """
+        try:
+            method = self._method(message)
+            arguments, keywords = _arguments(broker, args, kw)
+            _check_signature(message, method, arguments, keywords)
+            result = method(*arguments, **keywords)
+            if isinstance(result, Deferred):
+                result.addErrback(self._translate)
+            return broker.serialize(result)
+        except Exception as error:  # noqa: BLE001  # the boundary
+            raise self._told(Failure(), error) from None
+
+    def _method(self, message: str) -> Callable[..., object]:
+        method = getattr(self._target, self._prefix + message, None)
+        if method is None:
+            raise UnknownMethod("there is no such method")
+        return cast("Callable[..., object]", method)
+
+    def _translate(self, failure: Failure) -> Failure:
+        return Failure(self._told(failure, failure.value))
+
+    def _told(self, failure: Failure, error: BaseException) -> Refused:
+        if isinstance(error, Refused):
+            return error
+        self._log.failure("a remote call failed for a reason of the server's own", failure)
+        return ServerFault("the server failed; its log says why")
+
+
+def _arguments(broker: "ClockBroker", args: Any, kw: Any) -> tuple[tuple[object, ...], dict[str, object]]:
+    """Turn what came over the wire into arguments; whatever is wrong with it is the peer's doing."""
+    try:
+        arguments = tuple(broker.unserialize(args))
+        keywords = {
+            key.decode() if isinstance(key, bytes) else str(key): value
+            for key, value in broker.unserialize(kw).items()
+        }
+    except Exception as error:
+        raise InvalidValue("arguments that this server does not take") from error
+    return arguments, keywords
+
+
+def _check_signature(
+    message: str, method: Callable[..., object], arguments: tuple[object, ...], keywords: dict[str, object]
+) -> None:
+    signature = inspect.signature(method)
+    try:
+        signature.bind(*arguments, **keywords)
+    except TypeError as error:
+        raise InvalidValue(f"{message} takes ({', '.join(signature.parameters)})") from error
+
+
+class LoginRoot:
+    """What a peer finds before it has logged in.
+
+    Args:
+        broker: Its connection.
+        offers_anonymous: Whether one may log in without proof.
+    """
+
+    def __init__(self, broker: "ClockBroker", offers_anonymous: bool) -> None:
+        self._broker = broker
+        self._offers_anonymous = offers_anonymous
+
+    def remote_login(self, name: object) -> tuple[bytes, Boundary]:
+        """Begin a login.
+
+        Args:
+            name: The account, str or UTF-8 bytes, 1 to 64 bytes.
+
+        Returns:
+            The challenge, and the object that takes `respond(response, mind)`, once.
+        """
+        try:
+            text = name.decode() if isinstance(name, bytes) else name
+            fits = isinstance(text, str) and 0 < len(text.encode()) <= NAME_BYTES
+        except UnicodeError:
+            fits = False
+        if not fits:
+            raise InvalidValue(f"an account's name is 1 to {NAME_BYTES} bytes of UTF-8")
+        return self._broker.login.challenge(cast("str", text)), Boundary(self, "challenged_")
+
+    def challenged_respond(self, response: object, mind: object) -> Deferred[Boundary]:
+        """Answer the challenge.
+
+        Args:
+            response: 16 bytes.
+            mind: A remote reference, whose `notifyTime` will be called.
+
+        Returns:
+            The perspective.
+        """
+        if not isinstance(response, bytes):
+            raise InvalidValue("a response is bytes")
+        sink = self._broker.sink_for(mind)
+        return self._broker.login.respond(response, sink).addCallback(self._broker.authenticated, sink)
+
+    def remote_loginAnonymous(self, mind: object) -> Deferred[Boundary]:
+        """Log in without proof, where that is offered; see `challenged_respond`."""
+        if not self._offers_anonymous:
+            raise NotPermitted("this server knows its clients by name: log in with a name and a secret")
+        sink = self._broker.sink_for(mind)
+        return self._broker.login.anonymous(sink).addCallback(self._broker.authenticated, sink)
+
+
+class PushFailed(Exception):
+    """The client answered a push with an error; what the error says is never looked at."""
+
+
+@implementer(ISink)
+class RemoteMind:
+    """A client's mind as a sink: pushes one-way, and now and then asks for an answer.
+
+    It holds the reference for as long as the session lasts: dropped, the client would forget its mind.
+
+    Args:
+        reference: The mind.
+        broker: Its connection.
+        feeds: Where the newest sample of a feed that is owed is found.
+        limits: When answers are overdue, and silence is too long.
+        tally: Where pushes are counted.
+        clock: Monotonic time.
+    """
+
+    def __init__(
+        self,
+        reference: pb.RemoteReference,
+        broker: "ClockBroker",
+        feeds: FeedTable,
+        limits: Limits,
+        tally: Tally,
+        clock: IReactorTime,
+    ) -> None:
+        self._reference = reference
+        self._broker = broker
+        self._feeds = feeds
+        self._tally = tally
+        self._clock = clock
+        self.window = AckWindow(limits.ack_seconds, limits.stale_seconds, clock.seconds())
+
+    def push(self, sample: Sample) -> bool:
+        """Send a sample of the feed `time`, unless an answer is overdue."""
+        counts = self._tally.feeds[sample.feed]
+        verdict = self.window.admit(self._clock.seconds())
+        if verdict is Verdict.HOLD:
+            counts.skipped["unacknowledged"] += 1
+            self.window.owe(sample.feed)
+            return False
+        counts.pushes += 1
+        if verdict is Verdict.SEND:
+            self._reference.callRemote("notifyTime", sample.stamp, pbanswer=False)
+        else:
+            self._reference.callRemote("notifyTime", sample.stamp).addCallbacks(self._answered, self._failed)
+        return True
+
+    def sweep(self) -> None:
+        """Probe the client if nothing was asked of it for long; end the connection if it is stale."""
+        now = self._clock.seconds()
+        if self.window.stale(now):
+            self._broker.end("stale")
+        elif self.window.probe(now):
+            nobody = pb.RemoteReference(None, self._broker, NO_OBJECT, doRefCount=False)
+            nobody.callRemote("probe").addBoth(self._probed)
+
+    def _answered(self, answer: object) -> None:
+        self._heard(error=False)
+
+    def _failed(self, failure: Failure) -> None:
+        if failure.check(PushFailed):
+            self._heard(error=True)
+
+    def _heard(self, *, error: bool) -> None:
+        self._tally.acknowledgement.observe(self.window.answered(self._clock.seconds()))
+        if self.window.erred(error):
+            self._broker.end("protocol")
+        else:
+            self._settle()
+
+    def _probed(self, answer: object) -> None:
+        if not self._broker.disconnected:
+            self.window.answered(self._clock.seconds())
+            self._settle()
+
+    def _settle(self) -> None:
+        for name in self.window.settle():
+            self.push(self._feeds[name].latest())
+
+
+class ClockBroker(pb.Broker):
+    """One connection.
+
+    Attributes:
+        login: The state of its login.
+        mind: The client's mind, once it has logged in.
+    """
+
+    _log = Logger()
+
+    factory: "ClockServerFactory"
+    login: ILogin
+    mind: RemoteMind | None = None
+    _address = "an unknown address"
+    _perspective: Boundary | None = None
+    _ended_for: str | None = None
+    _soon: IDelayedCall | None = None
+
+    def connectionMade(self) -> None:
+        """Count the connection and offer the login."""
+        factory = self.factory
+        self._address = printable_address(self.transport.getPeer())
+        self.login = new_login(
+            Login(factory.portal, pb.IPerspective, self._address, factory.tally, self._do_soon, self._close)
+        )
+        factory.opened(self)
+        super().connectionMade()
+
+    def dataReceived(self, data: bytes) -> None:
+        """Take bytes from the peer; what stock PB cannot make sense of ends the connection."""
+        if self._ended_for is not None:
+            return
+        try:
+            super().dataReceived(data)
+        except Exception as error:  # noqa: BLE001  # the decoder raises many kinds; all are the peer's doing
+            self._log.info(
+                "closed {address}: not Perspective Broker as we speak it ({kind})",
+                address=self._address,
+                kind=type(error).__name__,
+            )
+            self.end("protocol")
+
+    def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]  # Twisted gives it a default
+        """Let go of everything that the connection held."""
+        if self._soon is not None and self._soon.active():
+            self._soon.cancel()
+        super().connectionLost(reason)
+        self.login.left()
+        self.factory.closed(self, self._ended_for or ("client" if reason.check(ConnectionDone) else "lost"))
+        self.mind = self._perspective = None
+
+    def end(self, reason: str) -> None:
+        """Close the connection at once, whatever is unsent.
+
+        Args:
+            reason: One of `CLOSE_REASONS`.
+        """
+        self._ended_for = reason
+        self.transport.abortConnection()
+
+    def sink_for(self, mind: object) -> RemoteMind:
+        """Return a sink for what a client says is its mind.
+
+        Raises:
+            InvalidValue: It is no remote reference, or one with an id that no stock client gives.
+        """
+        if type(mind) is not pb.RemoteReference or type(mind.luid) is not int or not 0 < mind.luid <= MAX_MIND_ID:
+            raise InvalidValue("the mind is no remote reference: pass a pb.Referenceable that has remote_notifyTime")
+        factory = self.factory
+        return RemoteMind(mind, self, factory.feeds, factory.limits, factory.tally, factory.clock)
+
+    def authenticated(self, session: ISession, sink: RemoteMind) -> Boundary:
+        """Return what the client gets to hold for its session; when it lets go of that, it is logged out."""
+        self.mind = sink
+        self.factory.authenticated(self)
+        self._perspective = Boundary(session, "perspective_")
+        return self._perspective
+
+    def proto_answer(self, requestID: Any, netResult: object) -> None:
+        """Settle a push without looking at what the client sent."""
+        self.waitingForAnswers.pop(requestID).callback(None)
+
+    def proto_error(self, requestID: Any, fail: object) -> None:
+        """Settle a push that the client could not take, without looking at what it sent."""
+        self.waitingForAnswers.pop(requestID).errback(Failure(PushFailed()))
+
+    def proto_decref(self, objectID: Any) -> None:
+        """Forget an object; a client that has let go of its perspective is done."""
+        super().proto_decref(objectID)
+        if self._perspective is not None and self._perspective.processUniqueID() not in self.luids:
+            self._close("client")
+
+    def proto_didNotUnderstand(self, command: object) -> None:
+        """Take note; stock PB would log what the peer sent."""
+
+    def _close(self, reason: str) -> None:
+        self._ended_for = reason
+        self.transport.loseConnection()
+
+    def _do_soon(self, call: Callable[[], object]) -> None:
+        self._soon = self.factory.clock.callLater(0, call)
+
+
+@implementer(pb.IPBRoot)
+class ClockServerFactory(pb.PBServerFactory):
+    """Makes a `ClockBroker` for each connection, and knows them all.
+
+    Args:
+        portal: Where credentials become avatars.
+        feeds: What avatars can be subscribed to.
+        limits: What peers may ask for.
+        tally: Where connections are counted.
+        clock: Monotonic time and delayed calls.
+        offers_anonymous: Whether one may log in without proof.
+    """
+
+    protocol = ClockBroker
+    noisy = False
+
+    def __init__(
+        self,
+        portal: Portal,
+        feeds: FeedTable,
+        limits: Limits,
+        tally: Tally,
+        clock: IReactorTime,
+        offers_anonymous: bool,
+    ) -> None:
+        super().__init__(self)
+        self.portal = portal
+        self.feeds = feeds
+        self.limits = limits
+        self.tally = tally
+        self.clock = clock
+        self._offers_anonymous = offers_anonymous
+        self._brokers: set[ClockBroker] = set()
+
+    def rootObject(self, broker: ClockBroker) -> Boundary:
+        """Return what a peer finds under the name `root`."""
+        return Boundary(LoginRoot(broker, self._offers_anonymous), "remote_")
+
+    def opened(self, broker: ClockBroker) -> None:
+        """Count a connection that was made."""
+        self._brokers.add(broker)
+        self.tally.opened += 1
+        self.tally.pending += 1
+
+    def authenticated(self, broker: ClockBroker) -> None:
+        """Count a connection that has logged in."""
+        self.tally.pending -= 1
+        self.tally.authenticated += 1
+
+    def closed(self, broker: ClockBroker, reason: str) -> None:
+        """Count a connection that has ended, for one of `CLOSE_REASONS`."""
+        self._brokers.discard(broker)
+        self.tally.closed[reason] += 1
+        if broker.mind is None:
+            self.tally.pending -= 1
+        else:
+            self.tally.authenticated -= 1
+
+    def sweep(self) -> None:
+        """Look after every connection that has logged in; called about once a second."""
+        for broker in list(self._brokers):
+            if broker.mind is not None:
+                broker.mind.sweep()
+
+    def end_all(self) -> None:
+        """Close every connection, because the server stops."""
+        for broker in list(self._brokers):
+            broker.end("drain")
+
+
+def printable_address(address: IAddress) -> str:
+    """Return `HOST:PORT`, `[IPV6]:PORT`, or the path of a Unix socket."""
+    host, port = getattr(address, "host", None), getattr(address, "port", None)
+    if host is None:
+        return str(getattr(address, "name", None) or "a local socket")
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -1,0 +1,436 @@
+"""A command line becomes one call.
+
+Exit codes: 0 done, or stopped by a signal; 1 it could not be done (no server, wrong secret, port in use); 2 a mistake
+in the command line, the configuration or the users file. A user's mistake is one sentence that says what to do, never
+a traceback.
+
+Rules of this module: Twisted, `config` and `service` are imported inside the commands that need them, for they take a
+third of a second.
+"""
+
+import getpass
+import json
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from clockd import __version__
+
+if TYPE_CHECKING:
+    from twisted.internet.interfaces import IListeningPort
+    from twisted.python.failure import Failure
+
+    from clockd.config import Config
+    from clockd.service import ClockService
+    from clockd.values import Reading
+
+DEFAULT_PORT = 8787
+"""Where `watch` looks for a server whose port was not said; the default of `server.listen`."""
+
+config_option = click.option(
+    "--config", type=click.Path(path_type=Path), help="Configuration in TOML; without it the defaults hold."
+)
+users_option = click.option(
+    "--users", type=click.Path(path_type=Path), envvar="CLOCKD_AUTH_USERS", help="The users file.  [default: users]"
+)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="clockd", message="%(prog)s %(version)s")
+def main() -> None:
+    """Push the time to Perspective Broker clients, each at the rate it chose.
+
+    \b
+    Examples:
+      clockd demo                                   see it work, in one terminal
+      clockd user add alice                         make an account; prints its secret, once
+      clockd serve                                  listen on 127.0.0.1:8787, metrics on 127.0.0.1:9464
+      clockd watch alice@localhost --period 0.5     print the time as it is pushed
+
+    Exit codes: 0 done, 1 it could not be done, 2 a mistake in the command line, configuration or users file.
+    """
+
+
+@main.command()
+@config_option
+@click.option("--listen", multiple=True, metavar="ENDPOINT", help="As server.listen; may be given more than once.")
+@click.option("--metrics-listen", metavar="ENDPOINT", help="As metrics.listen.")
+@click.option("--users", metavar="FILE", help="As auth.users.")
+@click.option("--log-format", type=click.Choice(["text", "json"]), default="text", show_default=True)
+def serve(
+    config: Path | None, listen: tuple[str, ...], metrics_listen: str | None, users: str | None, log_format: str
+) -> None:
+    """Run the server until SIGTERM or SIGINT.
+
+    Flags win over the environment (CLOCKD_SECTION_KEY), the environment over the configuration file.
+
+    \b
+    Examples:
+      clockd serve --config clockd.toml
+      clockd serve --users /etc/clockd/users --listen tcp:8787 --metrics-listen tcp:9464:interface=127.0.0.1
+      CLOCKD_LIMITS_MIN_PERIOD=0.1 clockd serve --log-format json
+    """
+    with one_sentence():
+        from clockd.config import load
+        from clockd.logs import begin_logging
+
+        flags = {
+            ("server", "listen"): list(listen) or None,
+            ("metrics", "listen"): metrics_listen,
+            ("auth", "users"): users,
+        }
+        begin_logging(log_format, sys.stderr)
+        settings = load(config, flags={key: value for key, value in flags.items() if value is not None})
+        drive(lambda reactor: _serve(settings, reactor))
+
+
+@main.command()
+def demo() -> None:
+    """Start a server with a fresh account and one subscriber, here, and show the time being pushed.
+
+    It listens on the default ports of 127.0.0.1, or on free ones where these are taken; nothing stays behind.
+    """
+    with one_sentence():
+        from clockd.logs import begin_logging
+
+        begin_logging("text", sys.stderr, "warn")
+        with tempfile.TemporaryDirectory(prefix="clockd-demo-") as folder:
+            drive(lambda reactor: _demo(Path(folder), reactor))
+        click.echo("\nstopped")
+
+
+@main.command()
+@click.argument("target", metavar="[NAME@]HOST[:PORT]")
+@click.option("--feed", default="time", show_default=True)
+@click.option("--period", type=float, help="Seconds between samples.  [default: the server's]")
+@click.option("--count", type=click.IntRange(min=1), help="End after so many samples.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+@click.option("--secret-file", type=click.Path(path_type=Path), help="Where the secret is.  [default: asks for it]")
+def watch(  # noqa: PLR0917  # one parameter an option
+    target: str, feed: str, period: float | None, count: int | None, as_json: bool, secret_file: Path | None
+) -> None:
+    """Log in and print what is pushed, a line a sample.
+
+    The name is the user's own where none is given, the port 8787. The secret comes from --secret-file, else from the
+    environment's CLOCKD_SECRET, else it is asked for.
+
+    \b
+    Examples:
+      clockd watch alice@localhost --period 0.5
+      clockd watch alice@clock.example.org:8787 --count 10 --json --secret-file ~/.clockd-secret
+    """
+    with one_sentence():
+        from clockd.logs import begin_logging
+
+        begin_logging("text", sys.stderr)
+        name, endpoint = parse_target(target)
+        secret = _secret(secret_file, target)
+        show = _as_json if as_json else _as_line
+        with suppress(BrokenPipeError):
+            drive(lambda reactor: _watch(endpoint, name, secret, feed, period, count, show, reactor))
+            return
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nobody reads what is still buffered
+
+
+@main.group()
+def user() -> None:
+    """Make, change and list the accounts of a users file.
+
+    A running server reads the file again when it has changed.
+    """
+
+
+@user.command()
+@click.argument("name")
+@users_option
+def add(name: str, users: Path | None) -> None:
+    """Make an account, and the users file if there is none; print the account's secret, once.
+
+    \b
+    Example:
+      clockd user add --users users alice
+    """
+    with one_sentence():
+        from clockd.auth import add_account
+
+        click.echo(add_account(_users(users), name))
+
+
+@user.command()
+@click.argument("name")
+@users_option
+def passwd(name: str, users: Path | None) -> None:
+    """Give an account a new secret and print it, once; the old one ends at once."""
+    with one_sentence():
+        from clockd.auth import renew_secret
+
+        click.echo(renew_secret(_users(users), name))
+
+
+@user.command()
+@click.argument("name")
+@users_option
+def remove(name: str, users: Path | None) -> None:
+    """Remove an account."""
+    with one_sentence():
+        from clockd.auth import remove_account
+
+        remove_account(_users(users), name)
+
+
+@user.command("list")
+@users_option
+def list_(users: Path | None) -> None:
+    """Print the names of all accounts, a line each."""
+    with one_sentence():
+        from clockd.auth import UsersFile
+
+        file = UsersFile(_users(users))
+        file.load()
+        for name in file.names():
+            click.echo(name)
+
+
+@main.command()
+@config_option
+def check(config: Path | None) -> None:
+    """Check the configuration and the users file, as `serve` would read them, and start nothing.
+
+    Exits 0, or 2 with `FILE: section.key: what is wrong`.
+    """
+    with one_sentence():
+        from twisted.internet import reactor
+
+        from clockd.config import load
+        from clockd.service import make_service
+
+        make_service(load(config), reactor, time.time)
+        click.echo(f"{config or 'defaults'}: good")
+
+
+@contextmanager
+def one_sentence() -> Iterator[None]:
+    """Turn what a user did wrong into one sentence on standard error, and an exit code."""
+    from clockd.errors import CannotListen, ClockdError, Misconfigured
+
+    try:
+        yield
+    except ClockdError as error:
+        click.echo(f"clockd: {error}", err=True)
+        mistake = isinstance(error, Misconfigured) and not isinstance(error, CannotListen)
+        sys.exit(2 if mistake else 1)
+
+
+def drive(work: Callable[[Any], Coroutine[Any, Any, None]]) -> None:
+    """Run a coroutine in the reactor, on the monotonic clock, until it ends; a signal cancels it first.
+
+    Raises:
+        Exception: What the coroutine raised.
+    """
+    from twisted.internet import reactor
+    from twisted.internet.defer import CancelledError, Deferred
+    from twisted.internet.error import ReactorNotRunning
+
+    from clockd.monotonic import make_monotonic
+
+    make_monotonic(reactor)
+    failures: list[Failure] = []
+
+    def ended(_: object) -> None:
+        with suppress(ReactorNotRunning):
+            reactor.stop()  # type: ignore[attr-defined]  # the module stands for the reactor
+
+    def start() -> None:
+        done = Deferred.fromCoroutine(work(reactor))
+
+        def stop() -> Deferred[None]:
+            done.cancel()
+            return done
+
+        reactor.addSystemEventTrigger("before", "shutdown", stop)  # type: ignore[attr-defined]  # as above
+        done.addErrback(lambda failure: failure.trap(CancelledError) and None)
+        done.addErrback(failures.append).addBoth(ended)
+
+    reactor.callWhenRunning(start)  # type: ignore[attr-defined]  # as above
+    reactor.run()  # type: ignore[attr-defined]  # as above
+    for failure in failures:
+        failure.raiseException()
+
+
+def parse_target(target: str) -> tuple[str, str]:
+    """Return the account and the endpoint string that `[NAME@]HOST[:PORT]` names; HOST may be `[IPV6]`.
+
+    Raises:
+        click.BadParameter: It is of another form.
+    """
+    name, at, where = target.rpartition("@")
+    if where.startswith("["):
+        host, bracket, port = where[1:].partition("]")
+        valid = bool(bracket) and (port.startswith(":") or not port)
+        port = port[1:]
+    else:
+        host, colon, port = where.partition(":")
+        valid = bool(port) or not colon
+    if not valid or not host or (at and not name) or (port and not (port.isdecimal() and 0 < int(port) < 65536)):
+        raise click.BadParameter(f"{target!r} is not [NAME@]HOST[:PORT], as in alice@localhost:8787")
+    escaped = host.replace(":", "\\:")
+    return name or getpass.getuser(), f"tcp:{escaped}:{port or DEFAULT_PORT}"
+
+
+async def _serve(config: "Config", reactor: Any) -> None:
+    from twisted.internet.defer import Deferred
+    from twisted.logger import Logger
+
+    service, ports = await _started([config], reactor)
+    try:
+        *brokers, metrics = [_address(port) for port in ports]
+        Logger(namespace="clockd").info(
+            "clockd {version} pushes the time on {brokers}; metrics are on {metrics}",
+            version=__version__,
+            brokers=", ".join(brokers),
+            metrics=metrics,
+        )
+        await Deferred()
+    finally:
+        await service.stopService()
+
+
+async def _demo(folder: Path, reactor: Any) -> None:
+    from clockd.auth import add_account
+    from clockd.client import connect
+    from clockd.config import Auth, Config, Metrics, Server
+
+    users = folder / "users"
+    secret = add_account(users, "demo")
+    usual = Config(auth=Auth(users=str(users)))
+    free = "tcp:0:interface=127.0.0.1"
+    elsewhere = Config(auth=usual.auth, server=Server(listen=(free,)), metrics=Metrics(listen=free))
+    service, ports = await _started([usual, elsewhere], reactor)
+    try:
+        broker, metrics = (_address(port) for port in ports)
+        click.echo(_invitation(broker, metrics, secret))
+        async with connect(f"tcp:{broker}", "demo", secret, reactor=reactor) as clock:
+            async for reading in clock.samples():
+                click.echo(f"  {_as_line(reading)}")
+    finally:
+        await service.stopService()
+
+
+def _invitation(broker: str, metrics: str, secret: str) -> str:
+    """Return what the demo says before its ticks."""
+    here = os.path.relpath
+    script = Path(sys.argv[0])
+    clockd = here(script) if script.name == "clockd" else f"{here(sys.executable)} -m clockd"
+    tries = [
+        f"CLOCKD_SECRET={secret} {clockd} watch demo@{broker} --period 0.2",
+        f"curl -s http://{metrics}/metrics | grep ^clockd_push",
+    ]
+    example = Path(__file__).parent.parent / "examples" / "subscriber.py"
+    if example.exists():
+        tries.append(f"CLOCKD_SECRET={secret} {here(sys.executable)} {here(example)} tcp:{broker} demo")
+    lines = "".join(f"  {line}\n" for line in tries)
+    return f"""\
+clockd {__version__} is serving. Ctrl-C ends it. Meanwhile, in another terminal:
+
+{lines}
+A subscriber in this terminal, at the default of one push a second:
+"""
+
+
+async def _started(configs: "list[Config]", reactor: Any) -> "tuple[ClockService, list[IListeningPort]]":
+    """Start the service of the first configuration whose addresses are free.
+
+    Returns:
+        The service and its ports, HTTP's last.
+
+    Raises:
+        CannotListen: None of them are.
+        Misconfigured: One cannot be served.
+    """
+    from clockd.errors import CannotListen
+    from clockd.service import make_service
+
+    *others, last = configs
+    for config in others:
+        service = make_service(config, reactor, time.time)
+        service.startService()
+        try:
+            return service, await service.ready
+        except CannotListen:
+            await service.stopService()
+    service = make_service(last, reactor, time.time)
+    service.startService()
+    return service, await service.ready
+
+
+async def _watch(
+    endpoint: str,
+    name: str,
+    secret: str,
+    feed: str,
+    period: float | None,
+    count: int | None,
+    show: "Callable[[Reading], str]",
+    reactor: Any,
+) -> None:
+    from clockd.client import connect
+
+    async with connect(endpoint, name, secret, reactor=reactor) as clock:
+        async for reading in clock.samples(feed, period=period):
+            click.echo(show(reading))
+            if count is not None:
+                count -= 1
+                if not count:
+                    return
+
+
+def _as_line(reading: "Reading") -> str:
+    stamp = datetime.fromtimestamp(reading.stamp, UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+    return f"{stamp}  arrived {reading.age * 1000:+.2f} ms later by this host's clock"
+
+
+def _as_json(reading: "Reading") -> str:
+    return json.dumps(
+        {
+            "feed": reading.feed,
+            "sequence": reading.sequence,
+            "stamp": reading.stamp,
+            "value": reading.value,
+            "age": reading.age,
+            "offset": None,
+            "bound": None,
+            "round_trip": None,
+        }
+    )
+
+
+def _secret(file: Path | None, target: str) -> str:
+    if file is not None:
+        try:
+            return file.read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise click.BadParameter(f"{file}: cannot be read: {error}", param_hint="--secret-file") from error
+    secret = os.environ.get("CLOCKD_SECRET")
+    if secret is None and not sys.stdin.isatty():
+        raise click.UsageError("there is no secret: give --secret-file or set CLOCKD_SECRET")
+    return click.prompt(f"Secret of {target}", hide_input=True, err=True) if secret is None else secret
+
+
+def _users(users: Path | None) -> Path:
+    from clockd.config import Auth
+
+    return Path(Auth().users) if users is None else users
+
+
+def _address(port: "IListeningPort") -> str:
+    from clockd.broker import printable_address
+
+    return printable_address(port.getHost())

@@ -1,0 +1,417 @@
+"""What a user's program imports: connect, log in, iterate over samples.
+
+    async with connect("tcp:host:8787", "alice", secret) as clock:
+        async for sample in clock.samples("time", period=0.5):
+            print(sample.stamp)
+
+Everything that is awaited here works in a coroutine that Twisted drives and in a task of asyncio alike. A connection
+that is lost is made again, with the periods it had, until the program leaves the `async with`.
+
+Rules of this module: inside, coroutines are driven by Twisted; what a program awaits is an `Either`.
+"""
+
+import sys
+import threading
+import time
+from asyncio import AbstractEventLoop, current_task, get_running_loop
+from collections.abc import Callable, Generator
+from functools import partial
+from types import TracebackType
+from typing import Any, Generic, Self, TypeVar
+from weakref import WeakSet
+
+from twisted.application.internet import backoffPolicy
+from twisted.cred.credentials import UsernamePassword
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.endpoints import clientFromString
+from twisted.internet.error import ConnectionLost
+from twisted.internet.interfaces import IStreamClientEndpoint
+from twisted.internet.task import deferLater
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from twisted.spread import pb
+
+from clockd import errors
+from clockd.errors import (
+    ClockdError,
+    ConnectionFailed,
+    InvalidPeriod,
+    NotConnected,
+    ReactorConflict,
+    Refused,
+    ServerFault,
+    TooManyConnections,
+    UnknownFeed,
+    WrongCredentials,
+)
+from clockd.values import Reading, is_period
+
+T = TypeVar("T")
+
+FIRST_DELAY = 0.5
+LONGEST_DELAY = 30.0
+"""Seconds before the first and at most before a later try to connect again; up to a second of jitter is added."""
+
+PASSING = (ConnectionFailed, NotConnected, ServerFault, TooManyConnections)
+"""What may be over soon, once a client has been connected; anything else ends it."""
+
+CLOSE_SECONDS = 1.0
+"""How long a connection may take to close in good order."""
+
+
+class Either(Generic[T]):
+    """A result that both worlds can wait for, once.
+
+    Args:
+        deferred: Where it comes from.
+    """
+
+    def __init__(self, deferred: "Deferred[T]") -> None:
+        self._deferred = deferred
+
+    def __await__(self) -> Generator[Any, Any, T]:
+        """Wait as an asyncio task if one is running, else as Twisted does."""
+        loop = _loop_of_task()
+        return (self._deferred if loop is None else self._deferred.asFuture(loop)).__await__()
+
+
+def connect(endpoint: str, name: str, secret: str, *, timeout: float = 10.0, reactor: Any = None) -> "ClockClient":
+    """Return a client of one server, to be entered with `async with`.
+
+    Args:
+        endpoint: A Twisted client endpoint string such as `tcp:host:8787`.
+        name: The account.
+        secret: What `clockd user add` printed.
+        timeout: Seconds that a login, or a call to the server, may take.
+        reactor: Where to run; by default the installed reactor. In a task of `asyncio.run` with none installed,
+            Twisted's asyncio reactor is put on the running loop.
+
+    Raises:
+        ReactorConflict: A reactor is installed that does not run on the asyncio loop of the caller.
+        ConnectionFailed: The endpoint string cannot be parsed.
+    """
+    reactor = _reactor_here() if reactor is None else reactor
+    try:
+        where = clientFromString(reactor, endpoint)
+    except Exception as error:  # its parsers raise ValueError, TypeError, KeyError and more
+        raise ConnectionFailed(f"{endpoint}: is no Twisted endpoint such as tcp:host:8787 ({error})") from error
+    credentials = UsernamePassword(name.encode(), secret.encode())
+    return ClockClient(where, endpoint, credentials, timeout, reactor, time.time)
+
+
+class ClockClient:
+    """A session with a server that is made again whenever it is lost; made by `connect`.
+
+    Entering it waits for the first login, and raises what that raises; leaving it closes the connection.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        where: IStreamClientEndpoint,
+        endpoint: str,
+        credentials: UsernamePassword,
+        timeout: float,
+        reactor: Any,
+        now: Callable[[], float],
+    ) -> None:
+        self._where = where
+        self._endpoint = endpoint
+        self._credentials = credentials
+        self._timeout = timeout
+        self._reactor = reactor
+        self._now = now
+        self._periods: dict[str, float] = {}
+        self._iterators: WeakSet[Samples] = WeakSet()
+        self._broker: pb.Broker | None = None
+        self._perspective: pb.RemoteReference | None = None
+        self._waiting: set[Deferred[None]] = set()
+        self._ended: BaseException | None = None
+        self._work: Deferred[None] = Deferred()
+
+    async def __aenter__(self) -> Self:
+        """Connect and log in.
+
+        Raises:
+            ConnectionFailed: There is no clockd to be reached there.
+            WrongCredentials: The server does not know the name, or not with this secret.
+            Refused: The server has another reason, such as `TooManyConnections`.
+        """
+        self._work = Deferred.fromCoroutine(self._run())
+        await Either(Deferred.fromCoroutine(self._connected()))
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Close the connection; iterators end."""
+        await Either(Deferred.fromCoroutine(self._close()))
+
+    def setperiod(self, period: float, feed: str = "time") -> Either[float]:
+        """Choose how often a feed is pushed; remembered for the connections to come.
+
+        Args:
+            period: Seconds, finite and > 0.
+            feed: A feed that is subscribed.
+
+        Returns:
+            To be awaited: the period that the server granted, in seconds.
+
+        Raises:
+            InvalidPeriod: Not a finite number > 0. The old period stays in force.
+            UnknownFeed: The feed is not subscribed.
+            NotConnected: There was no connection, or no answer, for as long as a call may take.
+        """
+        return Either(Deferred.fromCoroutine(self._setperiod(period, feed)))
+
+    def samples(self, feed: str = "time", *, period: float | None = None) -> "Samples":
+        """Return an asynchronous iterator over what arrives from now on.
+
+        A sample that comes before the last one was taken replaces it: the newest wins.
+
+        Args:
+            feed: A feed that is subscribed.
+            period: If given, `setperiod` comes first; a feed has one period, so it holds for all iterators.
+
+        Raises:
+            UnknownFeed: The feed is not subscribed.
+        """
+        if feed != "time":
+            raise UnknownFeed(f"not subscribed to {feed}; subscribed: time")
+        return Samples(self, feed, period)
+
+    async def _run(self) -> None:
+        """Keep a session, until a refusal that will not pass, or `_close`."""
+        delay = backoffPolicy(FIRST_DELAY, LONGEST_DELAY)
+        attempt = 0
+        been_connected = False
+        try:
+            while True:
+                try:
+                    lost = await self._open()
+                except PASSING as error:
+                    if not been_connected:
+                        raise
+                    self._log.info("{endpoint}: {error}", endpoint=self._endpoint, error=str(error))
+                else:
+                    been_connected = True
+                    since = self._reactor.seconds()
+                    await lost
+                    self._log.info("{endpoint}: connection lost; connecting again", endpoint=self._endpoint)
+                    if self._reactor.seconds() - since >= LONGEST_DELAY:
+                        attempt = 0
+                await deferLater(self._reactor, delay(attempt))
+                attempt += 1
+        except CancelledError:
+            pass
+        except ClockdError as error:
+            self._end(error)
+        except Exception as error:  # noqa: BLE001  # kept for whoever waits; nothing is lost
+            self._end(error)
+
+    async def _open(self) -> "Deferred[None]":
+        """Connect, log in, ask for the periods; returns what fires when the connection is lost."""
+        factory = pb.PBClientFactory()
+        factory.noisy = False
+        try:
+            broker = await self._where.connect(factory).addTimeout(self._timeout, self._reactor)
+        except CancelledError:
+            raise
+        except Exception as error:
+            what = getattr(error, "osError", None) or str(error) or type(error).__name__
+            raise ConnectionFailed(f"cannot connect to {self._endpoint}: {what}; does clockd listen there?") from error
+        self._broker = broker
+        lost: Deferred[None] = Deferred()
+
+        def gone() -> None:
+            self._broker = self._perspective = None
+            factory.clientConnectionLost(None, Failure(ConnectionLost()))  # type: ignore[arg-type]  # unused
+            lost.callback(None)
+
+        broker.notifyOnDisconnect(gone)
+        try:
+            self._perspective = await self._bounded(factory.login(self._credentials, _Mind(self._deliver)))
+            for feed, period in self._periods.items():
+                await self._bounded(self._perspective.callRemote("setperiod", period, feed))
+        except NotConnected as error:
+            broker.transport.abortConnection()
+            raise ConnectionFailed(f"no session with {self._endpoint}: {error}; is it clockd that listens there?") from error
+        except ClockdError:
+            broker.transport.loseConnection()
+            raise
+        self._wake()
+        return lost
+
+    async def _close(self) -> None:
+        self._end(None)
+        self._work.cancel()
+        if self._broker is not None:
+            broker = self._broker
+            closed: Deferred[None] = Deferred(lambda _: broker.transport.abortConnection())
+            broker.notifyOnDisconnect(lambda: closed.called or closed.callback(None))
+            broker.transport.loseConnection()
+            closed.addTimeout(CLOSE_SECONDS, self._reactor).addErrback(lambda _: None)
+            await closed
+
+    async def _connected(self) -> pb.RemoteReference:
+        """Return the perspective, as soon as there is one."""
+        if self._ended is None and self._perspective is None:
+            waiting: Deferred[None] = Deferred(self._waiting.discard)
+            self._waiting.add(waiting)
+            await waiting
+        if self._ended is not None:
+            raise self._ended
+        if self._perspective is None:
+            raise NotConnected(f"the connection to {self._endpoint} was lost again")
+        return self._perspective
+
+    async def _setperiod(self, period: float, feed: str) -> float:
+        if not is_period(period):
+            raise InvalidPeriod("a period is a finite number of seconds greater than 0")
+        perspective = await self._bounded(Deferred.fromCoroutine(self._connected()))
+        granted: float = await self._bounded(perspective.callRemote("setperiod", period, feed))
+        self._periods[feed] = period
+        return granted
+
+    async def _bounded(self, call: "Deferred[T]") -> T:
+        """Wait for a call's answer no longer than a call may take, and raise what it raised as one of our classes."""
+        try:
+            return await call.addTimeout(self._timeout, self._reactor).addErrback(_typed)
+        except TimeoutError as error:
+            raise NotConnected(f"no answer from {self._endpoint} within {self._timeout:g} s") from error
+
+    def _deliver(self, stamp: float) -> None:
+        reading = Reading("time", None, stamp, stamp, self._now())
+        for iterator in list(self._iterators):
+            iterator.put(reading)
+
+    def _wake(self) -> None:
+        waiting, self._waiting = self._waiting, set()
+        for deferred in waiting:
+            deferred.callback(None)
+
+    def _end(self, error: BaseException | None) -> None:
+        """Tell everyone who waits that there will be no more."""
+        self._ended = self._ended or error or NotConnected("the client was closed")
+        for iterator in list(self._iterators):
+            iterator.end(error)
+        self._wake()
+
+
+class Samples:
+    """The samples of one feed as they arrive; made by `ClockClient.samples`."""
+
+    def __init__(self, client: ClockClient, feed: str, period: float | None) -> None:
+        self._client = client
+        self._feed = feed
+        self._period = period
+        self._newest: Reading | None = None
+        self._waiting: Deferred[None] | None = None
+        self._end: BaseException | None = None
+        client._iterators.add(self)  # noqa: SLF001  # one thing in two classes
+
+    def __aiter__(self) -> Self:
+        """Return the iterator itself."""
+        return self
+
+    def __anext__(self) -> Either[Reading]:
+        """Return what is to be awaited for the next sample.
+
+        Raises:
+            StopAsyncIteration: The client was closed.
+            ClockdError: The session has ended for good; the error says why.
+        """
+        return Either(Deferred.fromCoroutine(self._next()))
+
+    def put(self, reading: Reading) -> None:
+        """Take a sample in."""
+        self._newest = reading
+        self._wake()
+
+    def end(self, error: BaseException | None) -> None:
+        """Have the iteration end, with an error or without."""
+        self._end = error or StopAsyncIteration()
+        self._wake()
+
+    async def _next(self) -> Reading:
+        if self._period is not None:
+            period, self._period = self._period, None
+            await self._client.setperiod(period, self._feed)
+        while self._newest is None:
+            if self._end is not None:
+                raise self._end
+            self._waiting = Deferred()
+            await self._waiting
+        newest, self._newest = self._newest, None
+        return newest
+
+    def _wake(self) -> None:
+        waiting, self._waiting = self._waiting, None
+        if waiting is not None and not waiting.called:
+            waiting.callback(None)
+
+
+class _Mind(pb.Referenceable):
+    """What the server calls.
+
+    Args:
+        deliver: Told each stamp, Unix seconds UTC.
+    """
+
+    def __init__(self, deliver: Callable[[float], None]) -> None:
+        self._deliver = deliver
+
+    def remote_notifyTime(self, stamp: float) -> None:
+        self._deliver(stamp)
+
+
+def _typed(failure: Failure) -> None:
+    """Raise what a remote call failed with as one of our classes."""
+    kind = failure.type.decode("utf-8", "replace") if isinstance(failure.type, bytes) else ""
+    module, _, name = kind.rpartition(".")
+    known = getattr(errors, name, None) if module == errors.__name__ else None
+    if isinstance(known, type) and issubclass(known, Refused):
+        raise known(failure.value)
+    if failure.check("twisted.cred.error.UnauthorizedLogin"):
+        raise WrongCredentials("the name and the secret do not fit")
+    if kind:
+        raise ServerFault(f"the server failed: {kind}")
+    if failure.check(pb.PBConnectionLost, pb.DeadReferenceError, ConnectionLost):
+        raise NotConnected("the connection was lost") from failure.value
+    failure.raiseException()
+
+
+def _loop_of_task() -> AbstractEventLoop | None:
+    """Return the asyncio loop whose task is running here, if one is."""
+    try:
+        task = current_task()
+    except RuntimeError:
+        return None
+    return None if task is None else task.get_loop()
+
+
+def _reactor_here() -> Any:
+    """Return the installed reactor; on an asyncio loop without one, install and start Twisted's for it."""
+    try:
+        loop = get_running_loop()
+    except RuntimeError:
+        from twisted.internet import reactor
+
+        return reactor
+    if "twisted.internet.reactor" not in sys.modules:
+        from twisted.internet import asyncioreactor
+
+        asyncioreactor.install(loop)
+    from twisted.internet import reactor
+
+    if getattr(reactor, "_asyncioEventloop", None) is not loop:
+        raise ReactorConflict(
+            "a Twisted reactor is installed already that does not run on this asyncio loop: import nothing that "
+            "installs one before connect, and use one asyncio.run a process"
+        )
+    if not reactor.running:  # type: ignore[attr-defined]  # the module stands for the reactor
+        # asyncio.run ends without telling the reactor, whose idle threads would keep the process alive
+        reactor.getThreadPool().threadFactory = partial(threading.Thread, daemon=True)  # type: ignore[attr-defined]
+        reactor.startRunning(installSignalHandlers=False)  # type: ignore[attr-defined]
+    return reactor

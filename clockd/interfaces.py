@@ -1,0 +1,36 @@
+"""The seams between modules, as zope interfaces.
+
+Rules of this module: an interface is documented here in full; what implements it adds only what is its own.
+"""
+
+from zope.interface import Attribute, Interface
+
+from clockd.values import Sample
+
+
+class IFeed(Interface):
+    """A named value that changes; only its latest sample exists."""
+
+    name: str = Attribute("The feed's name, `[a-z0-9_.-]{1,64}`.")  # type: ignore[assignment]  # zope's Attribute
+
+    def latest() -> Sample:  # type: ignore[misc]  # an interface's methods have no self
+        """Return the newest sample, taken now if the feed can."""
+
+
+class ISink(Interface):
+    """The server's view of one client's mind: what takes pushes."""
+
+    def push(sample: Sample) -> bool:  # type: ignore[misc]  # an interface's methods have no self
+        """Send a sample, now or not at all.
+
+        Returns:
+            False if it was skipped: the sink remembers that this feed is owed, and pulls the feed's newest sample
+            when its window opens.
+        """
+
+
+class ISession(Interface):
+    """What a login makes, as the connection sees it."""
+
+    def begin() -> None:  # type: ignore[misc]  # an interface's methods have no self
+        """Start pushing; called once, when the answer to the login has been written."""

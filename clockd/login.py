@@ -1,0 +1,212 @@
+"""The life of one connection's login, as a state machine.
+
+    greeting --challenge--> challenged --respond--> checking --admitted--> serving --left--> gone
+        ^                                              |  |
+        +-------------------- refused -----------------+  +--left--> abandoned --admitted--> gone
+
+In stock PB a peer that leaves while its credentials are being checked leaves its avatar and timer behind for ever:
+here such a login is `abandoned`, and logged out the moment it completes.
+
+Rules of this module: every state answers every input; it knows nothing of PB, bytes or sockets.
+"""
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from automat import TypeMachineBuilder
+from twisted.cred.credentials import Anonymous, ICredentials
+from twisted.cred.error import LoginFailed, UnhandledCredentials
+from twisted.cred.portal import Portal
+from twisted.internet.defer import Deferred
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from zope.interface.interface import InterfaceClass
+
+from clockd.auth import ANONYMOUS, ChallengeResponse, new_challenge
+from clockd.errors import NotPermitted, Refused, ServerFault, WrongCredentials
+from clockd.interfaces import ISession, ISink
+from clockd.values import Tally
+
+TRIES = 3
+"""Failed logins after which the connection is closed."""
+
+_log = Logger()
+
+
+class ILogin(Protocol):
+    """The inputs."""
+
+    def challenge(self, name: str) -> bytes:
+        """The peer claims a name; returns the challenge."""
+
+    def respond(self, response: bytes, mind: ISink) -> Deferred[ISession]:
+        """The peer answers the open challenge; fires with its session, or fails with a `Refused`."""
+
+    def anonymous(self, mind: ISink) -> Deferred[ISession]:
+        """The peer logs in without proof; fires as `respond` does."""
+
+    def admitted(self, session: ISession, logout: Callable[[], object]) -> None:
+        """The portal has made a session."""
+
+    def refused(self, failure: Failure) -> None:
+        """The portal has made none."""
+
+    def left(self) -> None:
+        """The peer has gone, or dropped its session."""
+
+
+class Login:
+    """What the machine remembers and acts on.
+
+    Args:
+        portal: Where credentials become a session.
+        interface: What to ask the portal for.
+        address: The peer, for the log.
+        tally: Where logins are counted.
+        soon: Runs a callable as soon as the answer in hand has been written.
+        close: Closes the connection once all is written, for the reason given.
+    """
+
+    def __init__(
+        self,
+        portal: Portal,
+        interface: InterfaceClass,
+        address: str,
+        tally: Tally,
+        soon: Callable[[Callable[[], object]], object],
+        close: Callable[[str], object],
+    ) -> None:
+        self.portal = portal
+        self.interface = interface
+        self.address = address
+        self.tally = tally
+        self.soon = soon
+        self.close = close
+        self.failures = 0
+        self.name = ""
+        self.nonce = b""
+        self.credentials: ICredentials = Anonymous()
+        self.answer: Deferred[ISession] = Deferred()
+        self.logout: Callable[[], object] = lambda: None
+
+    @property
+    def method(self) -> str:
+        """How the credentials in hand are counted."""
+        return getattr(self.credentials, "method", "anonymous")
+
+    def check(self, machine: ILogin, credentials: ICredentials, mind: ISink) -> Deferred[ISession]:
+        """Ask the portal; the answer fires when the machine has heard from it."""
+        self.credentials = credentials
+        answer = self.answer = Deferred()
+
+        def admitted(result: tuple[Any, ISession, Callable[[], object]]) -> None:
+            _, session, logout = result
+            machine.admitted(session, logout)
+
+        self.portal.login(credentials, mind, self.interface).addCallbacks(admitted, machine.refused)
+        return answer
+
+    def count(self, result: str) -> None:
+        """Count the login in hand."""
+        self.tally.logins[self.method, result] += 1
+
+    def translate(self, failure: Failure) -> Exception:
+        """Count a failed login, and return what the peer is told of it."""
+        if failure.check(WrongCredentials, LoginFailed, UnhandledCredentials):
+            self.count("denied")
+            return WrongCredentials("the name and the secret do not fit")
+        if failure.check(Refused):
+            self.count("limit")
+            return failure.value
+        self.count("error")
+        _log.failure("a login failed for a reason of the server's own", failure)
+        return ServerFault("the server could not check the login; try again later")
+
+
+_builder = TypeMachineBuilder(ILogin, Login)
+
+greeting = _builder.state("greeting")
+challenged = _builder.state("challenged")
+checking = _builder.state("checking")
+serving = _builder.state("serving")
+abandoned = _builder.state("abandoned")
+gone = _builder.state("gone")
+
+greeting.upon(ILogin.left).to(gone).returns(None)
+challenged.upon(ILogin.left).to(gone).returns(None)
+checking.upon(ILogin.left).to(abandoned).returns(None)
+abandoned.upon(ILogin.left).loop().returns(None)
+abandoned.upon(ILogin.refused).to(gone).returns(None)
+gone.upon(ILogin.left).loop().returns(None)
+
+
+def _no_challenge(machine: ILogin, login: Login, name: str) -> bytes:
+    raise NotPermitted("one login a connection, and one challenge at a time")
+
+
+def _no_response(machine: ILogin, login: Login, response: bytes, mind: ISink) -> Deferred[ISession]:
+    raise NotPermitted("there is no open challenge: one login a connection, and each challenge is answered once")
+
+
+def _no_anonymous(machine: ILogin, login: Login, mind: ISink) -> Deferred[ISession]:
+    raise NotPermitted("one login a connection")
+
+
+for _state in (challenged, checking, serving, abandoned, gone):
+    _state.upon(ILogin.challenge).loop()(_no_challenge)
+    _state.upon(ILogin.anonymous).loop()(_no_anonymous)
+for _state in (greeting, checking, serving, abandoned, gone):
+    _state.upon(ILogin.respond).loop()(_no_response)
+
+
+@greeting.upon(ILogin.challenge).to(challenged)
+def _challenge(machine: ILogin, login: Login, name: str) -> bytes:
+    login.name = name
+    login.nonce = new_challenge()
+    return login.nonce
+
+
+@challenged.upon(ILogin.respond).to(checking)
+def _respond(machine: ILogin, login: Login, response: bytes, mind: ISink) -> Deferred[ISession]:
+    return login.check(machine, ChallengeResponse(login.name, login.nonce, response), mind)
+
+
+@greeting.upon(ILogin.anonymous).to(checking)
+def _anonymous(machine: ILogin, login: Login, mind: ISink) -> Deferred[ISession]:
+    login.name = ANONYMOUS
+    return login.check(machine, Anonymous(), mind)
+
+
+@checking.upon(ILogin.admitted).to(serving)
+def _admitted(machine: ILogin, login: Login, session: ISession, logout: Callable[[], object]) -> None:
+    login.count("ok")
+    login.logout = logout
+    _log.info("{name} logged in from {address}", name=login.name, address=login.address)
+    login.answer.callback(session)
+    login.soon(session.begin)
+
+
+@checking.upon(ILogin.refused).to(greeting)
+def _refused(machine: ILogin, login: Login, failure: Failure) -> None:
+    login.failures += 1
+    error = login.translate(failure)
+    _log.info("refused {name!r} from {address}: {error}", name=login.name, address=login.address, error=str(error))
+    login.answer.errback(error)
+    if login.failures >= TRIES:
+        login.soon(lambda: login.close("limit"))
+
+
+@serving.upon(ILogin.left).to(gone)
+def _left(machine: ILogin, login: Login) -> None:
+    _log.info("{name} from {address} has left", name=login.name, address=login.address)
+    login.logout()
+
+
+@abandoned.upon(ILogin.admitted).to(gone)
+def _too_late(machine: ILogin, login: Login, session: ISession, logout: Callable[[], object]) -> None:
+    _log.info("{name} from {address} left while logging in", name=login.name, address=login.address)
+    logout()
+
+
+new_login: Callable[[Login], ILogin] = _builder.build()
+"""Returns the machine of one connection, in the state `greeting`."""

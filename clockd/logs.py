@@ -1,0 +1,78 @@
+"""How log events are written: readable lines for people, JSON lines for machines.
+
+Every event goes through `twisted.logger`, where Twisted's own go too.
+"""
+
+import json
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import TextIO
+
+from twisted.logger import (
+    FileLogObserver,
+    FilteringLogObserver,
+    ILogObserver,
+    LogEvent,
+    LogLevel,
+    LogLevelFilterPredicate,
+    eventAsText,
+    formatEvent,
+    globalLogBeginner,
+)
+
+
+def begin_logging(style: str, stream: TextIO, level: str = "info") -> None:
+    """Write every event of a level and above to a stream, from now on.
+
+    Args:
+        style: `text` or `json`.
+        stream: Where the lines go.
+        level: `debug`, `info`, `warn`, `error` or `critical`.
+    """
+    observer = FileLogObserver(stream, {"text": as_text, "json": as_json}[style])
+    levels = LogLevelFilterPredicate(defaultLogLevel=LogLevel.levelWithName(level))
+    globalLogBeginner.beginLoggingTo([FilteringLogObserver(observer, [levels])], redirectStandardIO=False)
+
+
+def as_text(event: LogEvent) -> str:
+    """Return `TIME LEVEL MESSAGE`, UTC to the millisecond; a traceback follows on its own lines."""
+    text = eventAsText(event, includeTimestamp=False, includeSystem=False)
+    return f"{_time(event)} {_level(event):8} {text}\n"
+
+
+def as_json(event: LogEvent) -> str:
+    """Return one JSON object: `time`, `level`, `logger`, `message`, `traceback` if there is one, and the fields."""
+    fields = {key: value for key, value in event.items() if not key.startswith("log_") and _is_plain(value)}
+    line = fields | {
+        "time": _time(event),
+        "level": _level(event),
+        "logger": event.get("log_namespace", "-"),
+        "message": formatEvent(event),
+    }
+    failure = event.get("log_failure")
+    if failure is not None:
+        line["traceback"] = failure.getTraceback()
+    return json.dumps(line) + "\n"
+
+
+def count_errors(count: Callable[[], object]) -> ILogObserver:
+    """Return an observer that calls `count` for each event that carries a failure or is critical."""
+
+    def observer(event: LogEvent) -> None:
+        if event.get("log_failure") is not None or event.get("log_level") is LogLevel.critical:
+            count()
+
+    return observer  # type: ignore[return-value]  # a function provides the interface by being callable
+
+
+def _time(event: LogEvent) -> str:
+    return datetime.fromtimestamp(event["log_time"], UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _level(event: LogEvent) -> str:
+    level = event.get("log_level")
+    return level.name if level is not None else "info"
+
+
+def _is_plain(value: object) -> bool:
+    return value is None or isinstance(value, bool | int | float | str)

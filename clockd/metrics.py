@@ -1,0 +1,194 @@
+"""What the service tells Prometheus and whoever asks for its health: reads the tally, prints it, serves it.
+
+Rules of this module: everything happens in the reactor's thread, so a scrape sees one moment; labels are closed sets,
+never an account, an address or a connection, and every label value is there from the start.
+"""
+
+import platform
+from collections import deque
+from collections.abc import Callable, Iterator
+from itertools import accumulate
+
+import twisted
+from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.metrics_core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    InfoMetricFamily,
+    Metric,
+)
+from prometheus_client.registry import Collector
+from twisted.internet.interfaces import IReactorTime
+from twisted.web.http import Request as HTTPRequest
+from twisted.web.resource import Resource
+from twisted.web.server import Request, Site
+
+from clockd import __version__
+from clockd.values import Histogram, Tally
+
+RATE_SECONDS = 10
+"""What the achieved rate is an average over."""
+
+
+class TallyCollector(Collector):
+    """Turns a tally into metrics whenever it is asked to.
+
+    Args:
+        tally: What to read.
+        clock: Monotonic time, for the achieved rate.
+    """
+
+    def __init__(self, tally: Tally, clock: IReactorTime) -> None:
+        self._tally = tally
+        self._clock = clock
+        self._history: deque[tuple[float, dict[str, int]]] = deque(maxlen=RATE_SECONDS + 1)
+        self.remember()
+
+    def remember(self) -> None:
+        """Note how many pushes there were; called once a second."""
+        pushes = {name: feed.pushes for name, feed in self._tally.feeds.items()}
+        self._history.append((self._clock.seconds(), pushes))
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield every metric as it is now."""
+        yield from self._connections()
+        yield from self._feeds()
+        tally = self._tally
+        yield _counter("clockd_period_changes", "Calls of setperiod.", "result", tally.periods)
+        yield _histogram("clockd_push_lateness_seconds", "Seconds from due time to write.", tally.lateness)
+        yield _histogram(
+            "clockd_push_acknowledgement_seconds",
+            "Seconds from a push that asks for an answer to the answer.",
+            tally.acknowledgement,
+        )
+        yield CounterMetricFamily(
+            "clockd_unhandled_errors",
+            "Errors that reached the log with a traceback; each is a bug.",
+            tally.unhandled_errors,
+        )
+        build = {"version": __version__, "twisted": twisted.__version__, "python": platform.python_version()}
+        yield InfoMetricFamily("clockd_build", "What this clockd is made of.", build)
+
+    def _connections(self) -> Iterator[Metric]:
+        tally = self._tally
+        yield GaugeMetricFamily("clockd_avatars", "Active avatars: logged in, timer running.", tally.avatars)
+        states = {"pending": tally.pending, "authenticated": tally.authenticated}
+        yield _gauge("clockd_connections", "Open connections.", "state", states)
+        yield CounterMetricFamily("clockd_connections_opened", "Connections accepted.", tally.opened)
+        yield _counter("clockd_connections_closed", "Connections ended.", "reason", tally.closed)
+        logins = CounterMetricFamily("clockd_logins", "Logins that were decided.", labels=("method", "result"))
+        for labels, count in tally.logins.items():
+            logins.add_metric(labels, count)
+        yield logins
+
+    def _feeds(self) -> Iterator[Metric]:
+        feeds = self._tally.feeds
+        yield _gauge(
+            "clockd_subscriptions", "Running subscriptions.", "feed", {n: f.subscriptions for n, f in feeds.items()}
+        )
+        yield _gauge(
+            "clockd_push_requested_hertz",
+            "Pushes a second that the running subscriptions ask for.",
+            "feed",
+            {name: feed.requested for name, feed in feeds.items()},
+        )
+        yield _gauge(
+            "clockd_push_achieved_hertz",
+            f"Pushes a second over the last {RATE_SECONDS} seconds.",
+            "feed",
+            {name: self._achieved(name, feed.pushes) for name, feed in feeds.items()},
+        )
+        yield _counter("clockd_pushes", "Pushes written.", "feed", {n: f.pushes for n, f in feeds.items()})
+        skipped = CounterMetricFamily(
+            "clockd_pushes_skipped", "Ticks that pushed nothing.", labels=("feed", "reason")
+        )
+        for name, feed in feeds.items():
+            for reason, count in feed.skipped.items():
+                skipped.add_metric((name, reason), count)
+        yield skipped
+
+    def _achieved(self, name: str, pushes: int) -> float:
+        then, before = self._history[0]
+        passed = self._clock.seconds() - then
+        return (pushes - before.get(name, 0)) / passed if passed > 0 else 0.0
+
+
+def _gauge(name: str, text: str, label: str, values: dict[str, int] | dict[str, float]) -> Metric:
+    family = GaugeMetricFamily(name, text, labels=(label,))
+    for value, number in values.items():
+        family.add_metric((value,), number)
+    return family
+
+
+def _counter(name: str, text: str, label: str, values: dict[str, int]) -> Metric:
+    family = CounterMetricFamily(name, text, labels=(label,))
+    for value, number in values.items():
+        family.add_metric((value,), number)
+    return family
+
+
+def _histogram(name: str, text: str, histogram: Histogram) -> Metric:
+    bounds = [*(str(bound) for bound in histogram.bounds), "+Inf"]
+    buckets = list(zip(bounds, accumulate(histogram.counts), strict=True))
+    return HistogramMetricFamily(name, text, buckets=buckets, sum_value=histogram.total)
+
+
+class _Scrape(Resource):
+    isLeaf = True
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        super().__init__()
+        self._registry = registry
+
+    def render_GET(self, request: Request) -> bytes:
+        """Render all metrics in the format that the client asked for."""
+        encode, content_type = choose_encoder(request.getHeader("accept") or "")
+        request.setHeader("content-type", content_type)
+        return encode(self._registry)
+
+
+class _Health(Resource):
+    isLeaf = True
+
+    def __init__(self, trouble: Callable[[], str | None]) -> None:
+        super().__init__()
+        self._trouble = trouble
+
+    def render_GET(self, request: Request) -> bytes:
+        """Answer 200 `ok`, or 503 and what is wrong."""
+        request.setHeader("content-type", "text/plain; charset=utf-8")
+        trouble = self._trouble()
+        if trouble is not None:
+            request.setResponseCode(503)
+        return f"{trouble or 'ok'}\n".encode()
+
+
+class _QuietSite(Site):
+    """A site that writes no access log; on a monotonic reactor the log would tell times of 1970."""
+
+    noisy = False
+
+    def log(self, request: HTTPRequest) -> None:
+        """Write nothing."""
+
+
+def metrics_site(collector: TallyCollector, trouble: Callable[[], str | None], reactor: IReactorTime) -> Site:
+    """Return the HTTP site: `/metrics`, `/healthz` and `/readyz`.
+
+    Args:
+        collector: What `/metrics` shows, beside what the client library knows of the process and of Python.
+        trouble: Tells what keeps the service from being ready; None if nothing does.
+        reactor: Where the site's own time-outs run.
+    """
+    registry = CollectorRegistry()
+    registry.register(collector)
+    ProcessCollector(registry=registry)
+    PlatformCollector(registry=registry)
+    GCCollector(registry=registry)
+    root = Resource()
+    root.putChild(b"metrics", _Scrape(registry))
+    root.putChild(b"healthz", _Health(lambda: None))
+    root.putChild(b"readyz", _Health(trouble))
+    return _QuietSite(root, reactor=reactor)

@@ -1,0 +1,199 @@
+"""The composition root: every object from a `Config`, hung on a `MultiService`."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from twisted.application.internet import TimerService
+from twisted.application.service import MultiService, Service
+from twisted.cred.checkers import AllowAnonymousAccess, ICredentialsChecker
+from twisted.cred.portal import Portal
+from twisted.internet.defer import Deferred, gatherResults, maybeDeferred
+from twisted.internet.endpoints import serverFromString
+from twisted.internet.error import CannotListenError
+from twisted.internet.interfaces import IListeningPort, IProtocolFactory, IReactorTime, IStreamServerEndpoint
+from twisted.logger import Logger, globalLogPublisher
+from twisted.python.failure import Failure
+
+from clockd.auth import SecretChecker, UsersFile
+from clockd.broker import ClockServerFactory
+from clockd.config import Config
+from clockd.errors import CannotListen, Misconfigured
+from clockd.feeds import ClockFeed, FeedTable
+from clockd.logs import count_errors
+from clockd.metrics import TallyCollector, metrics_site
+from clockd.realm import ClockRealm, Roster
+from clockd.schedule import Schedule
+from clockd.values import Histogram, Tally
+
+SECOND = 1.0
+"""Seconds between the service's looks at its connections and at its own pace."""
+
+LATE_SECONDS = 0.25
+"""Mean lateness of the pushes of one second from which on the service is not ready."""
+
+
+class Listener(Service):
+    """Listens on one endpoint while it runs.
+
+    Args:
+        key: The configuration key, for errors.
+        description: The endpoint as the operator wrote it.
+        endpoint: Where to listen.
+        factory: Makes the protocols.
+
+    Attributes:
+        listening: Fires with the port, or fails with `CannotListen`; set by `startService`.
+    """
+
+    def __init__(self, key: str, description: str, endpoint: IStreamServerEndpoint, factory: IProtocolFactory) -> None:
+        self._key = key
+        self._description = description
+        self._endpoint = endpoint
+        self._factory = factory
+        self._port: IListeningPort | None = None
+        self.listening: Deferred[IListeningPort] = Deferred()
+
+    def startService(self) -> None:
+        """Begin to listen."""
+        super().startService()
+        self._endpoint.listen(self._factory).addCallbacks(self._opened, self._failed)
+
+    def stopService(self) -> Deferred[None]:
+        """Listen no more; fires when the port is closed."""
+        super().stopService()
+        port, self._port = self._port, None
+        return maybeDeferred(lambda: None if port is None else port.stopListening())
+
+    def _opened(self, port: IListeningPort) -> None:
+        self._port = port
+        self.listening.callback(port)
+
+    def _failed(self, failure: Failure) -> None:
+        reason = failure.value.socketError if failure.check(CannotListenError) else failure.value
+        what = getattr(reason, "strerror", None) or str(reason)
+        self.listening.errback(
+            CannotListen(f"{self._key}: {self._description}: {what}; is another server there? choose another address")
+        )
+
+
+class ClockService(MultiService):
+    """A whole clockd.
+
+    Args:
+        factory: Knows the connections.
+        tally: What has happened so far.
+
+    Attributes:
+        tally: As given.
+        ready: Fires with the listening ports, Perspective Broker's first and HTTP's last, when all listen; fails
+            with `CannotListen` when one cannot. Set by `startService`.
+    """
+
+    def __init__(self, factory: ClockServerFactory, tally: Tally) -> None:
+        super().__init__()
+        self._factory = factory
+        self.tally = tally
+        self.ready: Deferred[list[IListeningPort]] = Deferred()
+        self._state = "starting"
+        self._lateness = 0.0
+        self._observed = (0, 0.0)
+        self._observer = count_errors(self._count_error)
+
+    def startService(self) -> None:
+        """Start everything; see `ready`."""
+        globalLogPublisher.addObserver(self._observer)
+        super().startService()
+        listening = [service.listening for service in self if isinstance(service, Listener)]
+        gatherResults(listening, consumeErrors=True).addCallbacks(self._listening, self._failed)
+
+    async def _stop(self) -> None:
+        self._state = "stopping"
+        self._factory.end_all()
+        await maybeDeferred(super().stopService)
+        globalLogPublisher.removeObserver(self._observer)
+
+    def stopService(self) -> Deferred[None]:
+        """Close every connection and port; fires when all is closed."""
+        return Deferred.fromCoroutine(self._stop())
+
+    def trouble(self) -> str | None:
+        """Return what keeps the service from being ready, or None."""
+        if self._state != "serving":
+            return self._state
+        if self._lateness > LATE_SECONDS:
+            return f"pushing late: {self._lateness:.3f} s on average in the last second"
+        return None
+
+    def look(self, collector: TallyCollector) -> None:
+        """Look after connections and pace; called once a second."""
+        collector.remember()
+        self._factory.sweep()
+        self._lateness, self._observed = _mean_since(self._observed, self.tally.lateness)
+
+    def _listening(self, ports: list[IListeningPort]) -> None:
+        self._state = "serving"
+        self.ready.callback(ports)
+
+    def _failed(self, failure: Failure) -> None:
+        self.ready.errback(failure.value.subFailure)
+
+    def _count_error(self) -> None:
+        self.tally.unhandled_errors += 1
+
+
+def make_service(config: Config, reactor: Any, now: Callable[[], float]) -> ClockService:
+    """Build a clockd that is ready to be started.
+
+    Args:
+        config: What to build.
+        reactor: A Twisted reactor whose `seconds` is monotonic; also what tests put in its place.
+        now: Unix seconds UTC by the host's wall clock.
+
+    Raises:
+        Misconfigured: A users file or an endpoint that cannot be used.
+    """
+    clock: IReactorTime = reactor
+    tally = Tally()
+    feeds = FeedTable([ClockFeed(now)])
+    tally.feed("time")
+    realm = ClockRealm(Roster(config.limits.connections_per_account), feeds, Schedule(clock), config.limits, tally)
+    factory = ClockServerFactory(
+        Portal(realm, _checkers(config)), feeds, config.limits, tally, clock, config.auth.anonymous
+    )
+    service = ClockService(factory, tally)
+    collector = TallyCollector(tally, clock)
+    for description in config.server.listen:
+        _listener("server.listen", description, factory, reactor).setServiceParent(service)
+    site = metrics_site(collector, service.trouble, clock)
+    _listener("metrics.listen", config.metrics.listen, site, reactor).setServiceParent(service)
+    timer = TimerService(SECOND, service.look, collector)
+    timer.clock = clock
+    timer.setServiceParent(service)
+    return service
+
+
+def _checkers(config: Config) -> list[ICredentialsChecker]:
+    users = UsersFile(Path(config.auth.users))
+    users.load()
+    checkers: list[ICredentialsChecker] = [SecretChecker(users)]
+    if config.auth.anonymous:
+        checkers.append(AllowAnonymousAccess())
+    return checkers
+
+
+def _listener(key: str, description: str, factory: IProtocolFactory, reactor: Any) -> Listener:
+    try:
+        endpoint = serverFromString(reactor, description)
+    except Exception as error:  # its parsers raise ValueError, TypeError, KeyError and more
+        raise Misconfigured(
+            f"{key}: {description}: is no Twisted endpoint such as tcp:8787:interface=127.0.0.1 ({error})"
+        ) from error
+    return Listener(key, description, endpoint, factory)
+
+
+def _mean_since(before: tuple[int, float], histogram: Histogram) -> tuple[float, tuple[int, float]]:
+    """Return the mean of what was observed since, in seconds, and what has been observed by now."""
+    count, total = sum(histogram.counts), histogram.total
+    new = count - before[0]
+    return (total - before[1]) / new if new else 0.0, (count, total)

@@ -1,0 +1,53 @@
+"""`twist clockd`: the service that `clockd serve` starts, under Twisted's own runner."""
+
+import time
+from pathlib import Path
+
+from twisted.application.service import MultiService
+from twisted.internet import reactor
+from twisted.python.failure import Failure
+from twisted.python.usage import Options as TwistOptions
+from twisted.python.usage import UsageError
+
+from clockd.config import load
+from clockd.errors import Misconfigured
+from clockd.monotonic import make_monotonic
+from clockd.service import ClockService, make_service
+
+
+class Options(TwistOptions):
+    """The command line after `twist clockd`."""
+
+    optParameters = (("config", "c", None, "Configuration file in TOML; without it the defaults hold."),)
+
+
+def makeService(options: Options) -> MultiService:
+    """Build the service.
+
+    Raises:
+        UsageError: The configuration cannot be served.
+        SystemExit: When it is started and cannot listen.
+    """
+    make_monotonic(reactor)
+    try:
+        config = load(Path(options["config"]) if options["config"] else None)
+        service = make_service(config, reactor, time.time)
+    except Misconfigured as error:
+        raise UsageError(str(error)) from error
+    return _OrExit(service)
+
+
+class _OrExit(MultiService):
+    """Starts a service, and ends the process with one sentence if it cannot listen: twist itself would go on."""
+
+    def __init__(self, service: ClockService) -> None:
+        super().__init__()
+        self._service = service
+        service.setServiceParent(self)
+
+    def startService(self) -> None:
+        super().startService()
+        failures: list[Failure] = []
+        self._service.ready.addErrback(failures.append)
+        if failures:
+            raise SystemExit(f"clockd: {failures[0].getErrorMessage()}")

@@ -1,0 +1,192 @@
+"""What crosses between modules: samples, accounts, limits and the tally.
+
+Rules of this module: values are frozen; the one exception is the tally, which is counted in place by the reactor's
+thread and read by `metrics`.
+"""
+
+import math
+from bisect import bisect_left
+from collections.abc import Sequence
+from typing import Annotated, Literal
+
+from msgspec import Meta, Struct
+
+MAX_SECONDS = 366 * 86400.0
+"""The longest time that any setting in seconds may name: a year."""
+
+Seconds = Annotated[float, Meta(gt=0, le=MAX_SECONDS)]
+
+
+class Sample(Struct, frozen=True):
+    """One value of a feed.
+
+    Attributes:
+        feed: The feed's name.
+        sequence: Number of the sample in its feed, from 1; None for the feed `time`, where every reading is new.
+        stamp: When the value was true, Unix seconds UTC.
+        value: The value; for the feed `time` the stamp itself.
+    """
+
+    feed: str
+    sequence: int | None
+    stamp: float
+    value: object
+
+
+class Reading(Sample, frozen=True):
+    """A sample as a client received it.
+
+    Attributes:
+        received: When it arrived, Unix seconds by the client's own clock.
+    """
+
+    received: float
+
+    @property
+    def age(self) -> float:
+        """Seconds from stamp to arrival, as far as the client's clock agrees with the server's."""
+        return self.received - self.stamp
+
+
+class Account(Struct, frozen=True):
+    """One line of the users file.
+
+    Attributes:
+        name: What the client logs in as.
+        kind: How it proves itself; `secret` is the only kind so far.
+        verifier: For a secret account `md5(secret)`, 16 bytes, as PB's challenge needs it.
+    """
+
+    name: str
+    kind: Literal["secret"]
+    verifier: bytes
+
+
+class Limits(Struct, frozen=True, forbid_unknown_fields=True):
+    """What a peer may ask for; the section `[limits]` of the configuration.
+
+    Attributes:
+        default_period: Seconds between pushes after login, within `min_period`..`max_period`.
+        min_period: Shortest period granted, in seconds.
+        max_period: Longest period granted, in seconds.
+        connections_per_account: Connections an account may have at a time, 1 or more; not for `anonymous`.
+        ack_seconds: An answer asked for is overdue after this long, 0.05 to 86400 s.
+        stale_seconds: No sign of life for this long ends the connection, 0.05 to 86400 s.
+    """
+
+    default_period: Seconds = 1.0
+    min_period: Seconds = 0.01
+    max_period: Seconds = 86400.0
+    connections_per_account: Annotated[int, Meta(ge=1, le=1_000_000)] = 16
+    ack_seconds: Annotated[float, Meta(ge=0.05, le=86400)] = 1.0
+    stale_seconds: Annotated[float, Meta(ge=0.05, le=86400)] = 30.0
+
+    def __post_init__(self) -> None:
+        if not self.min_period <= self.default_period <= self.max_period:
+            raise ValueError(
+                f"default_period: {self.default_period:g} lies outside min_period ({self.min_period:g}) "
+                f"to max_period ({self.max_period:g})"
+            )
+
+
+class Histogram:
+    """Counts of observations by upper bound, as Prometheus wants them.
+
+    Attributes:
+        bounds: Upper bounds in seconds, ascending, without infinity.
+        counts: Observations in each bucket, one more than there are bounds.
+        total: Sum of all observations, in seconds.
+    """
+
+    __slots__ = ("bounds", "counts", "total")
+
+    def __init__(self, bounds: Sequence[float]) -> None:
+        self.bounds = tuple(bounds)
+        self.counts = [0] * (len(self.bounds) + 1)
+        self.total = 0.0
+
+    def observe(self, seconds: float) -> None:
+        """Count one observation."""
+        self.counts[bisect_left(self.bounds, seconds)] += 1
+        self.total += seconds
+
+
+LATENESS_BOUNDS = (0.0001, 0.00025, 0.0005, 0.001, 0.002, 0.003, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
+ACKNOWLEDGEMENT_BOUNDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0)
+
+SKIP_REASONS = ("unacknowledged", "buffer", "unchanged", "stall")
+CLOSE_REASONS = ("client", "lost", "stale", "login_timeout", "kicked", "replaced", "drain", "protocol", "limit")
+LOGIN_METHODS = ("secret", "password", "anonymous", "certificate", "unknown")
+LOGIN_RESULTS = ("ok", "denied", "limit", "throttled", "timeout", "error")
+PERIOD_RESULTS = ("granted", "clamped", "refused")
+
+
+class FeedTally:
+    """What is counted for one feed.
+
+    Attributes:
+        pushes: Pushes written.
+        skipped: Ticks that wrote nothing, by reason.
+        subscriptions: Running subscriptions.
+        requested: Sum of 1/period over them, in hertz.
+    """
+
+    __slots__ = ("pushes", "requested", "skipped", "subscriptions")
+
+    def __init__(self) -> None:
+        self.pushes = 0
+        self.skipped = dict.fromkeys(SKIP_REASONS, 0)
+        self.subscriptions = 0
+        self.requested = 0.0
+
+    def subscribed(self, period: float) -> None:
+        """Count a subscription that begins."""
+        self.subscriptions += 1
+        self.requested += 1 / period
+
+    def unsubscribed(self, period: float) -> None:
+        """Count a subscription that ends; the last one takes the rounding errors with it."""
+        self.subscriptions -= 1
+        self.requested = self.requested - 1 / period if self.subscriptions else 0.0
+
+
+class Tally:
+    """What the service has done so far, as plain numbers; the core counts and does not know who reads.
+
+    Attributes:
+        feeds: By feed name.
+        avatars: Avatars whose timer runs.
+        pending: Connections not logged in.
+        authenticated: Connections logged in.
+        opened: Connections accepted.
+        closed: Connections ended, by reason.
+        logins: Logins, by (method, result).
+        periods: Calls of `setperiod`, by result.
+        lateness: Seconds from due time to write.
+        acknowledgement: Seconds from a push that asks to its answer.
+        unhandled_errors: Errors that reached Twisted's log; each is a bug.
+    """
+
+    def __init__(self) -> None:
+        self.feeds: dict[str, FeedTally] = {}
+        self.avatars = 0
+        self.pending = 0
+        self.authenticated = 0
+        self.opened = 0
+        self.closed = dict.fromkeys(CLOSE_REASONS, 0)
+        self.logins = {(method, result): 0 for method in LOGIN_METHODS for result in LOGIN_RESULTS}
+        self.periods = dict.fromkeys(PERIOD_RESULTS, 0)
+        self.lateness = Histogram(LATENESS_BOUNDS)
+        self.acknowledgement = Histogram(ACKNOWLEDGEMENT_BOUNDS)
+        self.unhandled_errors = 0
+
+    def feed(self, name: str) -> FeedTally:
+        """Return the counts of one feed, made at first use."""
+        return self.feeds.setdefault(name, FeedTally())
+
+
+def is_period(period: object) -> bool:
+    """Tell whether `period` is a finite number > 0; a bool is none, an int of any size is."""
+    if type(period) is int:
+        return period > 0
+    return type(period) is float and math.isfinite(period) and period > 0

@@ -1,0 +1,17 @@
+"""Print the time as a clockd pushes it, twice a second: `subscriber.py tcp:127.0.0.1:8787 NAME`, secret in CLOCKD_SECRET."""
+
+import asyncio
+import os
+import sys
+
+from clockd.client import connect
+
+
+async def main(endpoint: str, name: str) -> None:
+    """Log in and print each stamp, and how long it was under way by this host's clock."""
+    async with connect(endpoint, name, os.environ["CLOCKD_SECRET"]) as clock:
+        async for sample in clock.samples("time", period=0.5):
+            print(f"{sample.stamp:.6f}  {sample.age * 1000:.2f} ms", flush=True)
+
+
+asyncio.run(main(*sys.argv[1:]))
