@@ -48,10 +48,10 @@ def new_challenge() -> bytes:
 class IChallengeResponse(ICredentials):
     """A name, and the response to a challenge."""
 
-    name: str = Attribute("The account that is claimed.")  # type: ignore[assignment]  # zope's Attribute
-    method: str = Attribute("The kind of the account, set by its checker; `unknown` before.")  # type: ignore[assignment]  # zope's Attribute
+    name: str = Attribute("The account that is claimed.")
+    method: str = Attribute("The kind of the account, set by its checker; `unknown` before.")
 
-    def proves(verifier: bytes) -> bool:  # type: ignore[misc]  # an interface's methods have no self
+    def proves(verifier: bytes) -> bool:
         """Tell, in constant time, whether the response was made with the secret of this `md5(secret)`."""
 
 
@@ -164,8 +164,8 @@ class SecretChecker:
     def __init__(self, users: UsersFile) -> None:
         self._users = users
 
-    def requestAvatarId(self, credentials: ChallengeResponse) -> Deferred[str]:
-        """Return the name of the account, if the response is right.
+    def requestAvatarId(self, credentials: ChallengeResponse) -> Deferred[bytes | tuple[()]]:
+        """Return the name of the account in bytes, if the response is right.
 
         The same work is done for a name that is unknown.
 
@@ -179,7 +179,7 @@ class SecretChecker:
         proven = credentials.proves(imitation if account is None else account.verifier)
         if account is None or not proven:
             return fail(WrongCredentials("the name and the secret do not fit"))
-        return succeed(account.name)
+        return succeed(account.name.encode())
 
 
 def add_account(path: Path, name: str) -> str:
@@ -193,7 +193,9 @@ def add_account(path: Path, name: str) -> str:
     """
     with _changing(path, create=True) as lines:
         if name in lines:
-            raise UsersFileError(f"{path}: there is an account {name} already; for a new secret use: clockd user passwd")
+            raise UsersFileError(
+                f"{path}: there is an account {name} already; for a new secret use: clockd user passwd"
+            )
         return _put_secret(path, lines, name)
 
 

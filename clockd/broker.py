@@ -77,7 +77,7 @@ class Boundary(pb.Referenceable):
     def _translate(self, failure: Failure) -> Failure:
         return Failure(self._told(failure, failure.value))
 
-    def _told(self, failure: Failure, error: BaseException) -> Refused:
+    def _told(self, failure: Failure, error: BaseException | None) -> Refused:
         if isinstance(error, Refused):
             return error
         self._log.failure("a remote call failed for a reason of the server's own", failure)
@@ -89,8 +89,7 @@ def _arguments(broker: "ClockBroker", args: Any, kw: Any) -> tuple[tuple[object,
     try:
         arguments = tuple(broker.unserialize(args))
         keywords = {
-            key.decode() if isinstance(key, bytes) else str(key): value
-            for key, value in broker.unserialize(kw).items()
+            key.decode() if isinstance(key, bytes) else str(key): value for key, value in broker.unserialize(kw).items()
         }
     except Exception as error:
         raise InvalidValue("arguments that this server does not take") from error
@@ -253,7 +252,9 @@ class ClockBroker(pb.Broker):
 
     _log = Logger()
 
-    factory: "ClockServerFactory"
+    factory: "ClockServerFactory"  # type: ignore[assignment]  # Twisted says None
+    transport: Any  # Twisted says what every transport has; ours can be aborted
+    waitingForAnswers: dict[int, Deferred[None]]  # type: ignore[assignment]  # Twisted says None
     login: ILogin
     mind: RemoteMind | None = None
     _address = "an unknown address"

@@ -39,14 +39,17 @@ config_option = click.option(
     "--config", type=click.Path(path_type=Path), help="Configuration in TOML; without it the defaults hold."
 )
 users_option = click.option(
-    "--users", type=click.Path(path_type=Path), envvar="CLOCKD_AUTH_USERS", help="The users file.  [default: users]"
+    "--users",
+    type=click.Path(path_type=Path),
+    envvar="CLOCKD_AUTH_USERS",
+    help="The users file.  [default: users]",
 )
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="clockd", message="%(prog)s %(version)s")
 def main() -> None:
-    """Push the time to Perspective Broker clients, each at the rate it chose.
+    r"""Push the time to Perspective Broker clients, each at the rate it chose.
 
     \b
     Examples:
@@ -66,9 +69,13 @@ def main() -> None:
 @click.option("--users", metavar="FILE", help="As auth.users.")
 @click.option("--log-format", type=click.Choice(["text", "json"]), default="text", show_default=True)
 def serve(
-    config: Path | None, listen: tuple[str, ...], metrics_listen: str | None, users: str | None, log_format: str
+    config: Path | None,
+    listen: tuple[str, ...],
+    metrics_listen: str | None,
+    users: str | None,
+    log_format: str,
 ) -> None:
-    """Run the server until SIGTERM or SIGINT.
+    r"""Run the server until SIGTERM or SIGINT.
 
     Flags win over the environment (CLOCKD_SECTION_KEY), the environment over the configuration file.
 
@@ -114,10 +121,10 @@ def demo() -> None:
 @click.option("--count", type=click.IntRange(min=1), help="End after so many samples.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
 @click.option("--secret-file", type=click.Path(path_type=Path), help="Where the secret is.  [default: asks for it]")
-def watch(  # noqa: PLR0917  # one parameter an option
+def watch(
     target: str, feed: str, period: float | None, count: int | None, as_json: bool, secret_file: Path | None
 ) -> None:
-    """Log in and print what is pushed, a line a sample.
+    r"""Log in and print what is pushed, a line a sample.
 
     The name is the user's own where none is given, the port 8787. The secret comes from --secret-file, else from the
     environment's CLOCKD_SECRET, else it is asked for.
@@ -152,7 +159,7 @@ def user() -> None:
 @click.argument("name")
 @users_option
 def add(name: str, users: Path | None) -> None:
-    """Make an account, and the users file if there is none; print the account's secret, once.
+    r"""Make an account, and the users file if there is none; print the account's secret, once.
 
     \b
     Example:
@@ -244,9 +251,13 @@ def drive(work: Callable[[Any], Coroutine[Any, Any, None]]) -> None:
     make_monotonic(reactor)
     failures: list[Failure] = []
 
+    def keep(failure: "Failure") -> None:
+        if not failure.check(CancelledError):
+            failures.append(failure)
+
     def ended(_: object) -> None:
         with suppress(ReactorNotRunning):
-            reactor.stop()  # type: ignore[attr-defined]  # the module stands for the reactor
+            reactor.stop()
 
     def start() -> None:
         done = Deferred.fromCoroutine(work(reactor))
@@ -255,12 +266,11 @@ def drive(work: Callable[[Any], Coroutine[Any, Any, None]]) -> None:
             done.cancel()
             return done
 
-        reactor.addSystemEventTrigger("before", "shutdown", stop)  # type: ignore[attr-defined]  # as above
-        done.addErrback(lambda failure: failure.trap(CancelledError) and None)
-        done.addErrback(failures.append).addBoth(ended)
+        reactor.addSystemEventTrigger("before", "shutdown", stop)
+        done.addErrback(keep).addBoth(ended)
 
-    reactor.callWhenRunning(start)  # type: ignore[attr-defined]  # as above
-    reactor.run()  # type: ignore[attr-defined]  # as above
+    reactor.callWhenRunning(start)
+    reactor.run()
     for failure in failures:
         failure.raiseException()
 

@@ -17,7 +17,7 @@ from asyncio import AbstractEventLoop, current_task, get_running_loop
 from collections.abc import Callable, Generator
 from functools import partial
 from types import TracebackType
-from typing import Any, Generic, Self, TypeVar
+from typing import Any, Generic, NoReturn, Self, TypeVar
 from weakref import WeakSet
 
 from twisted.application.internet import backoffPolicy
@@ -124,8 +124,8 @@ class ClockClient:
         self._now = now
         self._periods: dict[str, float] = {}
         self._iterators: WeakSet[Samples] = WeakSet()
-        self._broker: pb.Broker | None = None
-        self._perspective: pb.RemoteReference | None = None
+        self._broker: Any = None  # a pb.Broker, which Twisted does not annotate
+        self._perspective: Any = None  # a pb.RemoteReference, as above
         self._waiting: set[Deferred[None]] = set()
         self._ended: BaseException | None = None
         self._work: Deferred[None] = Deferred()
@@ -215,7 +215,7 @@ class ClockClient:
         factory = pb.PBClientFactory()
         factory.noisy = False
         try:
-            broker = await self._where.connect(factory).addTimeout(self._timeout, self._reactor)
+            broker: Any = await self._where.connect(factory).addTimeout(self._timeout, self._reactor)
         except CancelledError:
             raise
         except Exception as error:
@@ -226,7 +226,7 @@ class ClockClient:
 
         def gone() -> None:
             self._broker = self._perspective = None
-            factory.clientConnectionLost(None, Failure(ConnectionLost()))  # type: ignore[arg-type]  # unused
+            factory.clientConnectionLost(None, Failure(ConnectionLost()))
             lost.callback(None)
 
         broker.notifyOnDisconnect(gone)
@@ -236,7 +236,9 @@ class ClockClient:
                 await self._bounded(self._perspective.callRemote("setperiod", period, feed))
         except NotConnected as error:
             broker.transport.abortConnection()
-            raise ConnectionFailed(f"no session with {self._endpoint}: {error}; is it clockd that listens there?") from error
+            raise ConnectionFailed(
+                f"no session with {self._endpoint}: {error}; is it clockd that listens there?"
+            ) from error
         except ClockdError:
             broker.transport.loseConnection()
             raise
@@ -249,12 +251,12 @@ class ClockClient:
         if self._broker is not None:
             broker = self._broker
             closed: Deferred[None] = Deferred(lambda _: broker.transport.abortConnection())
-            broker.notifyOnDisconnect(lambda: closed.called or closed.callback(None))
+            broker.notifyOnDisconnect(partial(closed.callback, None))
             broker.transport.loseConnection()
             closed.addTimeout(CLOSE_SECONDS, self._reactor).addErrback(lambda _: None)
             await closed
 
-    async def _connected(self) -> pb.RemoteReference:
+    async def _connected(self) -> Any:
         """Return the perspective, as soon as there is one."""
         if self._ended is None and self._perspective is None:
             waiting: Deferred[None] = Deferred(self._waiting.discard)
@@ -277,9 +279,10 @@ class ClockClient:
     async def _bounded(self, call: "Deferred[T]") -> T:
         """Wait for a call's answer no longer than a call may take, and raise what it raised as one of our classes."""
         try:
-            return await call.addTimeout(self._timeout, self._reactor).addErrback(_typed)
+            answer: T = await call.addTimeout(self._timeout, self._reactor).addErrback(_typed)
         except TimeoutError as error:
             raise NotConnected(f"no answer from {self._endpoint} within {self._timeout:g} s") from error
+        return answer
 
     def _deliver(self, stamp: float) -> None:
         reading = Reading("time", None, stamp, stamp, self._now())
@@ -366,7 +369,7 @@ class _Mind(pb.Referenceable):
         self._deliver(stamp)
 
 
-def _typed(failure: Failure) -> None:
+def _typed(failure: Failure) -> NoReturn:
     """Raise what a remote call failed with as one of our classes."""
     kind = failure.type.decode("utf-8", "replace") if isinstance(failure.type, bytes) else ""
     module, _, name = kind.rpartition(".")
@@ -410,7 +413,7 @@ def _reactor_here() -> Any:
             "a Twisted reactor is installed already that does not run on this asyncio loop: import nothing that "
             "installs one before connect, and use one asyncio.run a process"
         )
-    if not reactor.running:  # type: ignore[attr-defined]  # the module stands for the reactor
+    if not reactor.running:
         # asyncio.run ends without telling the reactor, whose idle threads would keep the process alive
         reactor.getThreadPool().threadFactory = partial(threading.Thread, daemon=True)  # type: ignore[attr-defined]
         reactor.startRunning(installSignalHandlers=False)  # type: ignore[attr-defined]

@@ -71,9 +71,7 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True):
     metrics: Metrics = Metrics()
 
 
-_SECTIONS: dict[str, type[Struct]] = {
-    field.name: type(field.default) for field in msgspec.structs.fields(Config)
-}
+_SECTIONS: dict[str, type[Struct]] = {field.name: type(field.default) for field in msgspec.structs.fields(Config)}
 
 
 def load(

@@ -11,16 +11,16 @@ from clockd.values import Sample
 class IFeed(Interface):
     """A named value that changes; only its latest sample exists."""
 
-    name: str = Attribute("The feed's name, `[a-z0-9_.-]{1,64}`.")  # type: ignore[assignment]  # zope's Attribute
+    name: str = Attribute("The feed's name, `[a-z0-9_.-]{1,64}`.")
 
-    def latest() -> Sample:  # type: ignore[misc]  # an interface's methods have no self
+    def latest() -> Sample:
         """Return the newest sample, taken now if the feed can."""
 
 
 class ISink(Interface):
     """The server's view of one client's mind: what takes pushes."""
 
-    def push(sample: Sample) -> bool:  # type: ignore[misc]  # an interface's methods have no self
+    def push(sample: Sample) -> bool:
         """Send a sample, now or not at all.
 
         Returns:
@@ -32,5 +32,5 @@ class ISink(Interface):
 class ISession(Interface):
     """What a login makes, as the connection sees it."""
 
-    def begin() -> None:  # type: ignore[misc]  # an interface's methods have no self
+    def begin() -> None:
         """Start pushing; called once, when the answer to the login has been written."""

@@ -20,7 +20,7 @@ from twisted.cred.portal import Portal
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
-from zope.interface.interface import InterfaceClass
+from zope.interface import Interface
 
 from clockd.auth import ANONYMOUS, ChallengeResponse, new_challenge
 from clockd.errors import NotPermitted, Refused, ServerFault, WrongCredentials
@@ -70,7 +70,7 @@ class Login:
     def __init__(
         self,
         portal: Portal,
-        interface: InterfaceClass,
+        interface: type[Interface],
         address: str,
         tally: Tally,
         soon: Callable[[Callable[[], object]], object],
@@ -115,7 +115,7 @@ class Login:
         if failure.check(WrongCredentials, LoginFailed, UnhandledCredentials):
             self.count("denied")
             return WrongCredentials("the name and the secret do not fit")
-        if failure.check(Refused):
+        if isinstance(failure.value, Refused):
             self.count("limit")
             return failure.value
         self.count("error")

@@ -86,7 +86,10 @@ class TallyCollector(Collector):
     def _feeds(self) -> Iterator[Metric]:
         feeds = self._tally.feeds
         yield _gauge(
-            "clockd_subscriptions", "Running subscriptions.", "feed", {n: f.subscriptions for n, f in feeds.items()}
+            "clockd_subscriptions",
+            "Running subscriptions.",
+            "feed",
+            {n: f.subscriptions for n, f in feeds.items()},
         )
         yield _gauge(
             "clockd_push_requested_hertz",
@@ -101,9 +104,7 @@ class TallyCollector(Collector):
             {name: self._achieved(name, feed.pushes) for name, feed in feeds.items()},
         )
         yield _counter("clockd_pushes", "Pushes written.", "feed", {n: f.pushes for n, f in feeds.items()})
-        skipped = CounterMetricFamily(
-            "clockd_pushes_skipped", "Ticks that pushed nothing.", labels=("feed", "reason")
-        )
+        skipped = CounterMetricFamily("clockd_pushes_skipped", "Ticks that pushed nothing.", labels=("feed", "reason"))
         for name, feed in feeds.items():
             for reason, count in feed.skipped.items():
                 skipped.add_metric((name, reason), count)

@@ -2,11 +2,9 @@
 
 from collections.abc import Callable
 
-from twisted.cred.checkers import ANONYMOUS as NO_AVATAR_ID
 from twisted.cred.portal import IRealm
 from twisted.spread import pb
-from zope.interface import implementer
-from zope.interface.interface import InterfaceClass
+from zope.interface import Interface, implementer
 
 from clockd.auth import ANONYMOUS
 from clockd.errors import TooManyConnections, UnknownFeed
@@ -31,7 +29,11 @@ class ClockAvatar(pb.Avatar):
     """
 
     def __init__(
-        self, account: str, subscriptions: dict[str, Subscription], tally: Tally, release: Callable[[], object]
+        self,
+        account: str,
+        subscriptions: dict[str, Subscription],
+        tally: Tally,
+        release: Callable[[], object],
     ) -> None:
         self.account = account
         self.subscriptions = subscriptions
@@ -126,9 +128,14 @@ class ClockRealm:
         self._tally = tally
 
     def requestAvatar(
-        self, avatarId: str | tuple[()], mind: ISink, *interfaces: InterfaceClass
-    ) -> tuple[InterfaceClass, ClockAvatar, Callable[[], None]]:
+        self, avatarId: bytes | tuple[()], mind: object, *interfaces: type[Interface]
+    ) -> tuple[type[Interface], ClockAvatar, Callable[[], None]]:
         """Admit a connection.
+
+        Args:
+            avatarId: The account's name in bytes, or cred's `ANONYMOUS`.
+            mind: An `ISink`.
+            interfaces: `pb.IPerspective` must be among them.
 
         Raises:
             NotImplementedError: None of `interfaces` is `pb.IPerspective`.
@@ -136,9 +143,9 @@ class ClockRealm:
         """
         if pb.IPerspective not in interfaces:
             raise NotImplementedError("this realm has perspectives only")
-        account = ANONYMOUS if avatarId == NO_AVATAR_ID else str(avatarId)
+        account = avatarId.decode() if isinstance(avatarId, bytes) else ANONYMOUS
         release = self._roster.admit(account)
         feed = self._feeds["time"]
-        subscription = Subscription(feed, mind, self._schedule, self._limits, self._tally)
+        subscription = Subscription(feed, ISink(mind), self._schedule, self._limits, self._tally)
         avatar = ClockAvatar(account, {feed.name: subscription}, self._tally, release)
         return pb.IPerspective, avatar, avatar.logout

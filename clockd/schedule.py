@@ -87,7 +87,12 @@ class ScheduledTimer(TimerService):
     _log = Logger()
 
     def __init__(
-        self, schedule: Schedule, step: float, callable: Callable[..., object], *args: Any, **kwargs: Any  # noqa: A002  # TimerService's name
+        self,
+        schedule: Schedule,
+        step: float,
+        callable: Callable[..., object],  # noqa: A002  # TimerService's name
+        *args: Any,
+        **kwargs: Any,
     ) -> None:
         self._schedule = schedule
         self._membership: Membership | None = None

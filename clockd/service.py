@@ -8,11 +8,11 @@ from twisted.application.internet import TimerService
 from twisted.application.service import MultiService, Service
 from twisted.cred.checkers import AllowAnonymousAccess, ICredentialsChecker
 from twisted.cred.portal import Portal
-from twisted.internet.defer import Deferred, gatherResults, maybeDeferred
+from twisted.internet.defer import Deferred, FirstError, gatherResults, maybeDeferred, succeed
 from twisted.internet.endpoints import serverFromString
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IListeningPort, IProtocolFactory, IReactorTime, IStreamServerEndpoint
-from twisted.logger import Logger, globalLogPublisher
+from twisted.logger import globalLogPublisher
 from twisted.python.failure import Failure
 
 from clockd.auth import SecretChecker, UsersFile
@@ -63,14 +63,15 @@ class Listener(Service):
         """Listen no more; fires when the port is closed."""
         super().stopService()
         port, self._port = self._port, None
-        return maybeDeferred(lambda: None if port is None else port.stopListening())
+        closing = None if port is None else port.stopListening()
+        return succeed(None) if closing is None else closing
 
     def _opened(self, port: IListeningPort) -> None:
         self._port = port
         self.listening.callback(port)
 
     def _failed(self, failure: Failure) -> None:
-        reason = failure.value.socketError if failure.check(CannotListenError) else failure.value
+        reason = failure.value.socketError if isinstance(failure.value, CannotListenError) else failure.value
         what = getattr(reason, "strerror", None) or str(reason)
         self.listening.errback(
             CannotListen(f"{self._key}: {self._description}: {what}; is another server there? choose another address")
@@ -136,7 +137,7 @@ class ClockService(MultiService):
         self.ready.callback(ports)
 
     def _failed(self, failure: Failure) -> None:
-        self.ready.errback(failure.value.subFailure)
+        self.ready.errback(failure.value.subFailure if isinstance(failure.value, FirstError) else failure)
 
     def _count_error(self) -> None:
         self.tally.unhandled_errors += 1

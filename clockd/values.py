@@ -7,7 +7,7 @@ thread and read by `metrics`.
 import math
 from bisect import bisect_left
 from collections.abc import Sequence
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeGuard
 
 from msgspec import Meta, Struct
 
@@ -111,11 +111,52 @@ class Histogram:
         self.total += seconds
 
 
-LATENESS_BOUNDS = (0.0001, 0.00025, 0.0005, 0.001, 0.002, 0.003, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
-ACKNOWLEDGEMENT_BOUNDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0)
+LATENESS_BOUNDS = (
+    0.0001,
+    0.00025,
+    0.0005,
+    0.001,
+    0.002,
+    0.003,
+    0.005,
+    0.01,
+    0.025,
+    0.05,
+    0.1,
+    0.25,
+    0.5,
+    1.0,
+    2.5,
+)
+ACKNOWLEDGEMENT_BOUNDS = (
+    0.0001,
+    0.00025,
+    0.0005,
+    0.001,
+    0.0025,
+    0.005,
+    0.01,
+    0.025,
+    0.05,
+    0.1,
+    0.25,
+    0.5,
+    1.0,
+    5.0,
+)
 
 SKIP_REASONS = ("unacknowledged", "buffer", "unchanged", "stall")
-CLOSE_REASONS = ("client", "lost", "stale", "login_timeout", "kicked", "replaced", "drain", "protocol", "limit")
+CLOSE_REASONS = (
+    "client",
+    "lost",
+    "stale",
+    "login_timeout",
+    "kicked",
+    "replaced",
+    "drain",
+    "protocol",
+    "limit",
+)
 LOGIN_METHODS = ("secret", "password", "anonymous", "certificate", "unknown")
 LOGIN_RESULTS = ("ok", "denied", "limit", "throttled", "timeout", "error")
 PERIOD_RESULTS = ("granted", "clamped", "refused")
@@ -185,7 +226,7 @@ class Tally:
         return self.feeds.setdefault(name, FeedTally())
 
 
-def is_period(period: object) -> bool:
+def is_period(period: object) -> TypeGuard[float]:
     """Tell whether `period` is a finite number > 0; a bool is none, an int of any size is."""
     if type(period) is int:
         return period > 0

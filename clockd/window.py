@@ -39,7 +39,16 @@ class AckWindow:
         owed: Names of the feeds held back since an ask became overdue, in the order they were first held.
     """
 
-    __slots__ = ("_ack_seconds", "_asked", "_errors", "_heard", "_last_ask", "_pushes", "_stale_seconds", "owed")
+    __slots__ = (
+        "_ack_seconds",
+        "_asked",
+        "_errors",
+        "_heard",
+        "_last_ask",
+        "_pushes",
+        "_stale_seconds",
+        "owed",
+    )
 
     def __init__(self, ack_seconds: float, stale_seconds: float, now: float) -> None:
         self._ack_seconds = ack_seconds
@@ -60,9 +69,7 @@ class AckWindow:
             return Verdict.SEND
         if self._last_ask is not None:
             passed = now - self._last_ask
-            if passed < self._stale_seconds / 3 and (
-                passed < self._ack_seconds or self._pushes < PUSHES_BETWEEN_ASKS
-            ):
+            if passed < self._stale_seconds / 3 and (passed < self._ack_seconds or self._pushes < PUSHES_BETWEEN_ASKS):
                 self._pushes += 1
                 return Verdict.SEND
         self._ask(now)

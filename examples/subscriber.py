@@ -1,4 +1,4 @@
-"""Print the time as a clockd pushes it, twice a second: `subscriber.py tcp:127.0.0.1:8787 NAME`, secret in CLOCKD_SECRET."""
+"""Print the time twice a second: `subscriber.py tcp:127.0.0.1:8787 NAME`, with the secret in CLOCKD_SECRET."""
 
 import asyncio
 import os

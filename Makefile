@@ -1,0 +1,55 @@
+# Everything lives in .venv*; nothing is installed outside this folder. Needs Python 3.11 or newer with pip, and make.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+
+works = $(1) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null
+PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do $(call works,$$python) && echo $$python && exit; done)
+BIN := .venv/bin
+PIP = $(PYTHON) -m pip --disable-pip-version-check --python .venv/bin/python install -qq --no-deps
+
+.PHONY: help run test check clean format lock
+
+help:  ## Say what there is to make
+	@sed -n 's/^\([a-z]*\):.*## /make \1 /p' $(MAKEFILE_LIST) | column -t -l 3 -s ' '
+
+run: .venv/run  ## Start a server with one subscriber in this terminal
+	@$(BIN)/clockd demo
+
+test: .venv/dev  ## Run every test
+	@$(BIN)/python tests/run.py
+
+check: .venv/dev  ## Check format, lint, types and layers
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: .venv/dev  ## Bring the code into its format
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+lock: .venv/dev  ## Choose the newest versions of all dependencies anew
+	$(BIN)/python -m venv .venv/lock
+	.venv/lock/bin/python -m pip install -q uv
+	cd .venv/lock && export UV_CUSTOM_COMPILE_COMMAND="make lock"; \
+	compile="bin/uv pip compile -q --upgrade --universal --python-version 3.11 --generate-hashes --no-emit-index-url" && \
+	$$compile ../../pyproject.toml -o ../../requirements.lock && \
+	$$compile --group ../../pyproject.toml:build -o ../../requirements-build.lock && \
+	$$compile ../../pyproject.toml --group ../../pyproject.toml:dev -o ../../requirements-dev.lock
+
+clean:  ## Remove everything that was made
+	rm -rf .venv* .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis .coverage* dist
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+.venv/bin/python:
+	@test -n "$(PYTHON)" || { echo "clockd needs Python 3.11 or newer: install it, or name it with PYTHON=..."; exit 1; }
+	$(PYTHON) -m venv --without-pip .venv
+
+.venv/run: requirements.lock requirements-build.lock pyproject.toml clockd/__init__.py clockd/_twist_plugin.py | .venv/bin/python
+	$(PIP) --require-hashes -r requirements.lock -r requirements-build.lock
+	$(PIP) --no-build-isolation -e .
+	@touch $@
+
+.venv/dev: requirements-dev.lock .venv/run
+	$(PIP) --require-hashes -r requirements-dev.lock
+	@touch $@
