@@ -299,10 +299,11 @@ async def _serve(config: "Config", reactor: Any) -> None:
     from twisted.internet.defer import Deferred
     from twisted.logger import Logger
 
+    log = Logger(namespace="clockd")
     service, ports = await _started([config], reactor)
     try:
         *brokers, metrics = [_address(port) for port in ports]
-        Logger(namespace="clockd").info(
+        log.info(
             "clockd {version} pushes the time on {brokers}; metrics are on {metrics}",
             version=__version__,
             brokers=", ".join(brokers),
@@ -310,6 +311,7 @@ async def _serve(config: "Config", reactor: Any) -> None:
         )
         await Deferred()
     finally:
+        log.info("clockd stops")
         await service.stopService()
 
 

@@ -13,11 +13,11 @@ Rules of this module: inside, coroutines are driven by Twisted; what a program a
 import sys
 import threading
 import time
-from asyncio import AbstractEventLoop, current_task, get_running_loop
-from collections.abc import Callable, Generator
+from asyncio import get_running_loop
+from collections.abc import Callable
 from functools import partial
 from types import TracebackType
-from typing import Any, Generic, NoReturn, Self, TypeVar
+from typing import Any, NoReturn, Self, TypeVar
 from weakref import WeakSet
 
 from twisted.application.internet import backoffPolicy
@@ -32,6 +32,7 @@ from twisted.python.failure import Failure
 from twisted.spread import pb
 
 from clockd import errors
+from clockd.either import Either
 from clockd.errors import (
     ClockdError,
     ConnectionFailed,
@@ -57,22 +58,6 @@ PASSING = (ConnectionFailed, NotConnected, ServerFault, TooManyConnections)
 
 CLOSE_SECONDS = 1.0
 """How long a connection may take to close in good order."""
-
-
-class Either(Generic[T]):
-    """A result that both worlds can wait for, once.
-
-    Args:
-        deferred: Where it comes from.
-    """
-
-    def __init__(self, deferred: "Deferred[T]") -> None:
-        self._deferred = deferred
-
-    def __await__(self) -> Generator[Any, Any, T]:
-        """Wait as an asyncio task if one is running, else as Twisted does."""
-        loop = _loop_of_task()
-        return (self._deferred if loop is None else self._deferred.asFuture(loop)).__await__()
 
 
 def connect(endpoint: str, name: str, secret: str, *, timeout: float = 10.0, reactor: Any = None) -> "ClockClient":
@@ -124,6 +109,7 @@ class ClockClient:
         self._now = now
         self._periods: dict[str, float] = {}
         self._iterators: WeakSet[Samples] = WeakSet()
+        self._newest: Reading | None = None
         self._broker: Any = None  # a pb.Broker, which Twisted does not annotate
         self._perspective: Any = None  # a pb.RemoteReference, as above
         self._waiting: set[Deferred[None]] = set()
@@ -166,7 +152,7 @@ class ClockClient:
         return Either(Deferred.fromCoroutine(self._setperiod(period, feed)))
 
     def samples(self, feed: str = "time", *, period: float | None = None) -> "Samples":
-        """Return an asynchronous iterator over what arrives from now on.
+        """Return an asynchronous iterator that begins with the newest sample there is, and goes on as they arrive.
 
         A sample that comes before the last one was taken replaces it: the newest wins.
 
@@ -179,7 +165,9 @@ class ClockClient:
         """
         if feed != "time":
             raise UnknownFeed(f"not subscribed to {feed}; subscribed: time")
-        return Samples(self, feed, period)
+        iterator = Samples(self, feed, period, self._newest)
+        self._iterators.add(iterator)
+        return iterator
 
     async def _run(self) -> None:
         """Keep a session, until a refusal that will not pass, or `_close`."""
@@ -219,7 +207,7 @@ class ClockClient:
         except CancelledError:
             raise
         except Exception as error:
-            what = getattr(error, "osError", None) or str(error) or type(error).__name__
+            what = str(error).rstrip(".") or type(error).__name__
             raise ConnectionFailed(f"cannot connect to {self._endpoint}: {what}; does clockd listen there?") from error
         self._broker = broker
         lost: Deferred[None] = Deferred()
@@ -246,6 +234,7 @@ class ClockClient:
         return lost
 
     async def _close(self) -> None:
+        await deferLater(self._reactor, 0)  # out of `_run`, which may be what woke the program that leaves
         self._end(None)
         self._work.cancel()
         if self._broker is not None:
@@ -285,7 +274,7 @@ class ClockClient:
         return answer
 
     def _deliver(self, stamp: float) -> None:
-        reading = Reading("time", None, stamp, stamp, self._now())
+        reading = self._newest = Reading("time", None, stamp, stamp, self._now())
         for iterator in list(self._iterators):
             iterator.put(reading)
 
@@ -305,14 +294,13 @@ class ClockClient:
 class Samples:
     """The samples of one feed as they arrive; made by `ClockClient.samples`."""
 
-    def __init__(self, client: ClockClient, feed: str, period: float | None) -> None:
+    def __init__(self, client: ClockClient, feed: str, period: float | None, newest: Reading | None) -> None:
         self._client = client
         self._feed = feed
         self._period = period
-        self._newest: Reading | None = None
+        self._newest = newest
         self._waiting: Deferred[None] | None = None
         self._end: BaseException | None = None
-        client._iterators.add(self)  # noqa: SLF001  # one thing in two classes
 
     def __aiter__(self) -> Self:
         """Return the iterator itself."""
@@ -383,15 +371,6 @@ def _typed(failure: Failure) -> NoReturn:
     if failure.check(pb.PBConnectionLost, pb.DeadReferenceError, ConnectionLost):
         raise NotConnected("the connection was lost") from failure.value
     failure.raiseException()
-
-
-def _loop_of_task() -> AbstractEventLoop | None:
-    """Return the asyncio loop whose task is running here, if one is."""
-    try:
-        task = current_task()
-    except RuntimeError:
-        return None
-    return None if task is None else task.get_loop()
 
 
 def _reactor_here() -> Any:

@@ -22,7 +22,7 @@ from twisted.logger import (
 
 
 def begin_logging(style: str, stream: TextIO, level: str = "info") -> None:
-    """Write every event of a level and above to a stream, from now on.
+    """Write our events of a level and above, and Twisted's of `warn` and above, to a stream from now on.
 
     Args:
         style: `text` or `json`.
@@ -30,7 +30,8 @@ def begin_logging(style: str, stream: TextIO, level: str = "info") -> None:
         level: `debug`, `info`, `warn`, `error` or `critical`.
     """
     observer = FileLogObserver(stream, {"text": as_text, "json": as_json}[style])
-    levels = LogLevelFilterPredicate(defaultLogLevel=LogLevel.levelWithName(level))
+    levels = LogLevelFilterPredicate(defaultLogLevel=LogLevel.warn)  # Twisted's own chatter, and what peers send
+    levels.setLogLevelForNamespace("clockd", LogLevel.levelWithName(level))
     globalLogBeginner.beginLoggingTo([FilteringLogObserver(observer, [levels])], redirectStandardIO=False)
 
 
