@@ -1,0 +1,27 @@
+"""Fixtures of the tests that run real processes."""
+
+import shutil
+
+import pytest
+from processes import Server
+
+
+@pytest.fixture
+def server(tmp_path):
+    """A running `clockd serve` that must end without an error of its own."""
+    server = Server(tmp_path)
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def need():
+    """Skip a test, with the reason in words, where a program is missing that it needs."""
+
+    def check(program, package):
+        path = shutil.which(program)
+        if path is None:
+            pytest.skip(f"there is no {program} here; it comes with Debian's package {package}")
+        return path
+
+    return check
