@@ -12,8 +12,10 @@ PIP = $(PYTHON) -m pip --disable-pip-version-check --python .venv/bin/python ins
 help:  ## Say what there is to make
 	@sed -n 's/^\([a-z]*\):.*## /make \1 /p' $(MAKEFILE_LIST) | column -t -l 3 -s ' '
 
+# With job control (-m) the demo is a group of its own in the terminal's foreground: Ctrl-C reaches it and not make,
+# which would report an error for what ended as it should.
 run: .venv/run  ## Start a server with one subscriber in this terminal
-	@$(BIN)/clockd demo
+	@bash -mc '$(BIN)/clockd demo; exit $$?'
 
 test: .venv/dev  ## Run every test
 	@$(BIN)/python tests/run.py

@@ -23,6 +23,7 @@ from weakref import WeakSet
 from twisted.application.internet import backoffPolicy
 from twisted.cred.credentials import UsernamePassword
 from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import TimeoutError as TimedOut
 from twisted.internet.endpoints import clientFromString
 from twisted.internet.error import ConnectionLost
 from twisted.internet.interfaces import IStreamClientEndpoint
@@ -207,7 +208,8 @@ class ClockClient:
         except CancelledError:
             raise
         except Exception as error:
-            what = str(error).rstrip(".") or type(error).__name__
+            timed_out = isinstance(error, TimedOut)
+            what = f"no connection within {self._timeout:g} s" if timed_out else str(error).rstrip(".")
             raise ConnectionFailed(f"cannot connect to {self._endpoint}: {what}; does clockd listen there?") from error
         self._broker = broker
         lost: Deferred[None] = Deferred()
@@ -269,7 +271,7 @@ class ClockClient:
         """Wait for a call's answer no longer than a call may take, and raise what it raised as one of our classes."""
         try:
             answer: T = await call.addTimeout(self._timeout, self._reactor).addErrback(_typed)
-        except TimeoutError as error:
+        except TimedOut as error:
             raise NotConnected(f"no answer from {self._endpoint} within {self._timeout:g} s") from error
         return answer
 

@@ -6,7 +6,7 @@ import pytest
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item, call):
+def pytest_runtest_makereport():
     report = yield
     if report.skipped and os.environ.get("CI") == "true":
         report.outcome = "failed"

@@ -5,7 +5,6 @@ coverage is measured twice, as the project promises it: of layers 1 to 6 by the 
 of the whole package by all tests (at least 95 %).
 """
 
-import glob
 import os
 import subprocess
 import sys
@@ -67,8 +66,8 @@ def other_version(version: str) -> None:
 
 def find(version: str) -> str | None:
     """Return a CPython of this version that runs and has pip."""
-    pyenv = os.environ.get("PYENV_ROOT", str(Path.home() / ".pyenv"))
-    installed = sorted(glob.glob(f"{pyenv}/versions/{version}.*/bin/python"), reverse=True)
+    pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv"))
+    installed = sorted(map(str, pyenv.glob(f"versions/{version}.*/bin/python")), reverse=True)
     for python in (f"python{version}", *installed, f"/usr/bin/python{version}"):
         try:
             subprocess.run([python, "-m", "pip", "--version"], check=True, capture_output=True)

@@ -9,7 +9,9 @@ from processes import Server
 @pytest.fixture
 def server(tmp_path):
     """A running `clockd serve` that must end without an error of its own."""
-    server = Server(tmp_path)
+    folder = tmp_path / "server"
+    folder.mkdir()
+    server = Server(folder)
     yield server
     server.stop()
 

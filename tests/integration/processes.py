@@ -66,7 +66,12 @@ class Program:
 
     def __init__(self, *command, environment=None):
         self.process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, text=True, env=environment
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            text=True,
+            env=environment,
         )
         self.lines = []
         self._reader = threading.Thread(target=self._read, daemon=True)

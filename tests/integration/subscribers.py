@@ -41,7 +41,8 @@ async def subscribe(port, name, secret, seconds, period):
 
 async def main(port, name, secret, seconds, periods):
     clients = [
-        Deferred.fromCoroutine(subscribe(int(port), name, secret, float(seconds), period)) for period in json.loads(periods)
+        Deferred.fromCoroutine(subscribe(int(port), name, secret, float(seconds), period))
+        for period in json.loads(periods)
     ]
     results = await gatherResults(clients)
     print(json.dumps(results))

@@ -1,0 +1,217 @@
+"""The client library against a real server: under Twisted's default reactor, beside asyncio code, and both at once."""
+
+import json
+import signal
+import sys
+import textwrap
+
+import pytest
+from processes import Program, Server, clockd, eventually, run
+
+COMMON = """
+import asyncio, json, sys, time
+from clockd import errors
+from clockd.client import connect
+endpoint, secret = sys.argv[1:]
+
+async def five(period=0.05):
+    async with connect(endpoint, "alice", secret) as clock:
+        stamps = []
+        async for sample in clock.samples("time", period=period):
+            assert 0 <= sample.age < 5 and sample.feed == "time" and sample.sequence is None
+            stamps.append(sample.stamp)
+            if len(stamps) == 5:
+                return stamps == sorted(set(stamps))
+"""
+
+
+def program(server, text, secret=None):
+    code = COMMON + textwrap.dedent(text)
+    return run(sys.executable, "-W", "error", "-c", code, f"tcp:127.0.0.1:{server.port}", secret or server.secret)
+
+
+def printed(done):
+    assert (done.returncode, done.stderr) == (0, ""), done.stderr
+    return done.stdout.splitlines()
+
+
+def test_under_react(server):
+    done = program(
+        server,
+        """
+        from twisted.internet.task import react
+        from twisted.internet.defer import ensureDeferred
+
+        async def main(reactor):
+            print(await five())
+
+        react(lambda reactor: ensureDeferred(main(reactor)))
+        """,
+    )
+    assert printed(done) == ["True"]
+
+
+def test_in_a_task_of_asyncio_run(server):
+    done = program(
+        server,
+        """
+        async def main():
+            print(await five())
+            print(*await asyncio.gather(five(), asyncio.create_task(five())))
+
+        asyncio.run(main())
+        """,
+    )
+    assert printed(done) == ["True", "True True"]
+
+
+def test_a_coroutine_that_twisted_drives_inside_a_task(server):
+    done = program(
+        server,
+        """
+        from twisted.internet.defer import ensureDeferred
+
+        async def main():
+            loop = asyncio.get_running_loop()
+            async with connect(endpoint, "alice", secret) as clock:
+                print(await ensureDeferred(five()).asFuture(loop), await clock.setperiod(0.5))
+
+        asyncio.run(main())
+        """,
+    )
+    assert printed(done) == ["True 0.5"]
+
+
+def test_asyncio_timeouts_and_cancellation_reach_the_client(server):
+    done = program(
+        server,
+        """
+        async def main():
+            async with connect(endpoint, "alice", secret) as clock:
+                samples = clock.samples(period=60)
+                await anext(samples)
+                try:
+                    async with asyncio.timeout(0.2):
+                        await anext(samples)
+                except TimeoutError:
+                    print("timed out")
+                task = asyncio.create_task(five(60))
+                await asyncio.sleep(0.2)
+                task.cancel()
+                try:
+                    await task
+                except asyncio.CancelledError:
+                    print("cancelled")
+                print(await clock.setperiod(0.05), (await anext(samples)).feed)
+
+        asyncio.run(main())
+        """,
+    )
+    assert printed(done) == ["timed out", "cancelled", "0.05 time"]
+    eventually(lambda: server.scrape()["clockd_avatars"] == 0)
+
+
+def test_another_reactor_is_a_named_error(server):
+    done = program(
+        server,
+        """
+        from twisted.internet import reactor
+
+        async def main():
+            try:
+                connect(endpoint, "alice", secret)
+            except errors.ReactorConflict as error:
+                print(error)
+
+        asyncio.run(main())
+        """,
+    )
+    (line,) = printed(done)
+    assert line.startswith("a Twisted reactor is installed already")
+
+
+def test_a_second_asyncio_run_is_a_named_error(server):
+    done = program(
+        server,
+        """
+        asyncio.run(five())
+        try:
+            asyncio.run(five())
+        except errors.ReactorConflict as error:
+            print("use one asyncio.run" in str(error))
+        """,
+    )
+    assert printed(done) == ["True"]
+
+
+def test_a_host_name_is_looked_up_and_the_program_ends(server):
+    server_by_name = f"endpoint = 'tcp:localhost:{server.port}'\nasyncio.run(five())\nprint('ended')"
+    assert printed(program(server, server_by_name)) == ["ended"]
+
+
+@pytest.mark.parametrize(
+    ("statement", "error"),
+    [
+        ("connect(endpoint, 'alice', 'wrong').__aenter__()", "WrongCredentials"),
+        ("connect(endpoint, 'nobody', secret).__aenter__()", "WrongCredentials"),
+        ("connect('tcp:127.0.0.1:1', 'alice', secret).__aenter__()", "ConnectionFailed"),
+        ("connect('nonsense', 'alice', secret).__aenter__()", "ConnectionFailed"),
+        ("with_clock(lambda clock: clock.setperiod(float('nan')))", "InvalidPeriod"),
+        ("with_clock(lambda clock: clock.setperiod(True))", "InvalidPeriod"),
+        ("with_clock(lambda clock: clock.setperiod(1, 'other'))", "UnknownFeed"),
+        ("with_clock(lambda clock: anext(clock.samples('other')))", "UnknownFeed"),
+    ],
+)
+def test_errors_are_typed(server, statement, error):
+    done = program(
+        server,
+        f"""
+        async def with_clock(use):
+            async with connect(endpoint, "alice", secret) as clock:
+                return await use(clock)
+
+        async def main():
+            try:
+                await {statement}
+            except errors.ClockdError as error:
+                print(type(error).__name__)
+
+        asyncio.run(main())
+        """,
+    )
+    assert printed(done) == [error]
+
+
+def test_a_lost_connection_is_made_again_with_the_same_period(tmp_path):
+    first = Server(tmp_path)
+    watch = Program(
+        *(sys.executable, "-m", "clockd", "watch", f"alice@127.0.0.1:{first.port}"),
+        *("--period", "0.05", "--json", "--secret-file", str(first.secret_file)),
+    )
+    try:
+        watch.line('"feed"')
+        first.stop()
+        watch.line("connecting again")
+        seen = len(watch.lines)
+        second = Server(tmp_path, port=first.port, metrics=int(first.metrics.rpartition(":")[2]))
+        eventually(lambda: len(watch.lines) > seen + 20)
+        assert second.scrape()["clockd_push_requested_hertz time"] == pytest.approx(20)
+        second.stop()
+    finally:
+        assert watch.end(signal.SIGINT) == 0
+
+
+def test_an_account_that_is_removed_ends_the_client_at_its_next_login(tmp_path):
+    first = Server(tmp_path)
+    endpoint, metrics = first.port, int(first.metrics.rpartition(":")[2])
+    watch = Program(
+        *(sys.executable, "-m", "clockd", "watch", f"alice@127.0.0.1:{endpoint}", "--json"),
+        *("--secret-file", str(first.secret_file)),
+    )
+    json.loads(watch.line('"feed"'))
+    first.stop()
+    clockd("user", "remove", "alice", "--users", str(first.users))
+    second = Server(tmp_path, port=endpoint, metrics=metrics)
+    assert watch.wait() == 1
+    assert watch.lines[-1] == "clockd: the name and the secret do not fit"
+    second.stop()

@@ -1,0 +1,255 @@
+"""The command line as a user types it: what it prints, what it says to a mistake, and how it ends."""
+
+import json
+import os
+import signal
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from processes import CLOCKD, FREE, Program, Server, clockd, eventually
+
+import clockd as package
+
+TWIST = [str(Path(sys.executable).with_name("twist")), "clockd"]
+
+
+def says(done, code, text):
+    """Check that a command ended with a code and one sentence on standard error, and without a traceback."""
+    assert done.returncode == code, done.stderr
+    assert text in done.stderr
+    assert "Traceback" not in done.stderr
+    assert len(done.stderr.splitlines()) == 1 or done.stderr.startswith("Usage:"), done.stderr
+
+
+@pytest.fixture
+def users(tmp_path):
+    path = tmp_path / "users"
+    assert clockd("user", "add", "alice", "--users", str(path)).returncode == 0
+    return path
+
+
+@pytest.mark.parametrize("command", [[], ["serve"], ["demo"], ["watch"], ["user"], ["user", "add"], ["check"]])
+def test_help_is_there(command):
+    done = clockd(*command, "--help")
+    assert done.returncode == 0
+    assert done.stdout.startswith("Usage: clockd")
+    if command in ([], ["serve"], ["watch"], ["user", "add"]):
+        assert "Example" in done.stdout
+
+
+def test_version():
+    assert clockd("--version").stdout == f"clockd {package.__version__}\n"
+
+
+def test_an_unknown_command_is_a_mistake_in_the_command_line():
+    says(clockd("sevre"), 2, "No such command 'sevre'")
+
+
+def test_accounts_are_made_renewed_listed_and_removed(tmp_path):
+    path = tmp_path / "users"
+    first = clockd("user", "add", "alice", "--users", str(path))
+    assert (first.returncode, first.stderr) == (0, "")
+    assert len(first.stdout.strip()) == 22
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert first.stdout.strip() not in path.read_text()
+    second = clockd("user", "passwd", "alice", environment={"CLOCKD_AUTH_USERS": str(path)})
+    assert second.returncode == 0
+    assert second.stdout != first.stdout
+    clockd("user", "add", "bob", cwd=tmp_path)
+    assert clockd("user", "list", cwd=tmp_path).stdout.split() == ["alice", "bob"]
+    assert clockd("user", "remove", "alice", cwd=tmp_path).returncode == 0
+    assert clockd("user", "list", cwd=tmp_path).stdout.split() == ["bob"]
+    says(clockd("user", "remove", "alice", cwd=tmp_path), 2, "there is no account 'alice'")
+    says(clockd("user", "add", "bob", cwd=tmp_path), 2, "there is an account bob already")
+    says(clockd("user", "add", "b b", cwd=tmp_path), 2, "cannot be an account's name")
+    says(clockd("user", "add", "x", "--users", "nowhere/users", cwd=tmp_path), 2, "No such file or directory")
+    says(clockd("user", "list", "--users", "other", cwd=tmp_path), 2, "clockd user add --users other NAME")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[limits]\nmin_perod = 1", "limits.min_perod: no such key; did you mean min_period?"),
+        ("[limts]\nmin_period = 1", "limts: no such section; did you mean limits?"),
+        ("[limits]\nmin_period = 'a'", "limits.min_period: expected `float`, got `str`"),
+        ("[limits]\nmin_period = -1", "limits.min_period: expected `float` > 0.0"),
+        ("[limits]\nmin_period = nan", "limits.min_period: expected `float` > 0.0"),
+        ("[limits]\nmin_period = 2", "limits.default_period: 1 lies outside min_period (2) to max_period (86400)"),
+        ("[server]\nlisten = ['tpc:1']", "server.listen: tpc:1: is no Twisted endpoint"),
+        ("[metrics]\nlisten = 'tcp:x'", "metrics.listen: tcp:x: is no Twisted endpoint"),
+        ("limits", "is no TOML"),
+    ],
+)
+@pytest.mark.parametrize("command", ["check", "serve"])
+def test_a_mistake_in_the_configuration_is_named(tmp_path, users, command, text, message):
+    file = tmp_path / "clockd.toml"
+    file.write_text(f"{text}\n[auth]\nusers = '{users}'\n")
+    done = clockd(command, "--config", str(file))
+    says(done, 2, message)
+
+
+def test_a_mistake_in_the_environment_is_named(users):
+    done = clockd("check", environment={"CLOCKD_AUTH_USERS": str(users), "CLOCKD_LIMITS_MIN_PERIOD": "no"})
+    says(done, 2, "CLOCKD_LIMITS_MIN_PERIOD: limits.min_period: expected `float`, got `str`")
+
+
+def test_check_finds_good_what_can_be_served(tmp_path, users):
+    file = tmp_path / "clockd.toml"
+    file.write_text(f"[auth]\nusers = '{users}'\n")
+    done = clockd("check", "--config", str(file))
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"{file}: good\n", "")
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("nonsense", ":3: a broken line"),
+        ("alice:secret:" + "0" * 32, ":3: a second account alice"),
+        ("key:" + "0" * 64, ":3: a second key"),
+        ("bob:secret:xyz", ":3: a broken line"),
+    ],
+)
+def test_a_broken_users_file_is_named_by_line(users, line, message):
+    users.write_text(users.read_text() + line + "\n")
+    says(clockd("serve", "--users", str(users)), 2, message)
+
+
+def test_no_users_file_is_told_what_to_type(tmp_path):
+    done = clockd("serve", cwd=tmp_path)
+    says(done, 2, "users: there is no users file; make one with: clockd user add --users users NAME")
+
+
+def test_wide_permissions_are_warned_of(tmp_path):
+    clockd("user", "add", "alice", cwd=tmp_path)
+    (tmp_path / "users").chmod(0o644)
+    server = Program(*CLOCKD, "serve", "--users", str(tmp_path / "users"), "--listen", FREE, "--metrics-listen", FREE)
+    assert "chmod 600" in server.line("others than its owner")
+    server.line("pushes the time")
+    assert server.end() == 0
+
+
+@pytest.mark.parametrize("which", ["broker", "metrics"])
+def test_a_port_in_use_is_one_sentence(server, users, which):
+    ports = {"broker": FREE, "metrics": FREE} | {
+        which: f"tcp:{server.port if which == 'broker' else server.metrics.rpartition(':')[2]}:interface=127.0.0.1"
+    }
+    done = clockd(*("serve", "--users", str(users), "--listen", ports["broker"], "--metrics-listen", ports["metrics"]))
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].endswith(
+        "Address already in use; is another server there? choose another address"
+    )
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_the_server_in_good_order(tmp_path, number):
+    server = Server(tmp_path)
+    clients = server.subscribers(60, [0.1])
+    eventually(lambda: server.scrape()["clockd_avatars"] == 1)
+    server.stop(number)
+    assert json.loads(server.lines[-1])["message"] == "clockd stops" or "has left" in server.lines[-1]
+    clients.end(signal.SIGKILL)
+
+
+def test_logs_are_readable_lines_or_json(tmp_path, server):
+    line = json.loads(server.line("pushes the time"))
+    assert {"time", "level", "logger", "message"} <= set(line)
+    clockd("user", "add", "alice", cwd=tmp_path)
+    readable = Program(*CLOCKD, "serve", "--users", str(server.users), "--listen", FREE, "--metrics-listen", FREE)
+    assert " info     clockd" in readable.line("pushes the time")
+    assert readable.end() == 0
+
+
+def watch(server, *options, name="alice", secret=None, environment=None):
+    secrets = {"CLOCKD_SECRET": server.secret if secret is None else secret}
+    return clockd("watch", f"{name}@127.0.0.1:{server.port}", *options, environment=secrets | (environment or {}))
+
+
+def test_watch_prints_lines(server):
+    done = watch(server, "--period", "0.05", "--count", "3")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert len(done.stdout.splitlines()) == 3
+    assert all("Z  arrived +" in line for line in done.stdout.splitlines())
+
+
+def test_watch_prints_json(server):
+    done = watch(server, "--period", "0.05", "--count", "3", "--json")
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    assert len(lines) == 3
+    for line in lines:
+        assert list(line) == ["feed", "sequence", "stamp", "value", "age", "offset", "bound", "round_trip"]
+        assert line["feed"] == "time"
+        assert line["stamp"] == line["value"]
+        assert line["sequence"] is line["offset"] is line["bound"] is line["round_trip"] is None
+
+
+def test_watch_names_what_is_wrong(server, tmp_path):
+    says(watch(server, secret="wrong"), 1, "the name and the secret do not fit")
+    says(watch(server, name="nobody"), 1, "the name and the secret do not fit")
+    says(watch(server, "--feed", "other"), 1, "not subscribed to other; subscribed: time")
+    says(watch(server, "--period", "nan"), 1, "a period is a finite number of seconds greater than 0")
+    says(watch(server, "--secret-file", str(tmp_path / "none")), 2, "cannot be read")
+    says(clockd("watch", "alice@127.0.0.1:1", environment={"CLOCKD_SECRET": "x"}), 1, "does clockd listen there?")
+    says(clockd("watch", "alice@no.such.host.invalid", environment={"CLOCKD_SECRET": "x"}), 1, "cannot connect to")
+    says(clockd("watch", "a@b:c:d", environment={"CLOCKD_SECRET": "x"}), 2, "is not [NAME@]HOST[:PORT]")
+    metrics = clockd("watch", f"alice@{server.metrics}", environment={"CLOCKD_SECRET": "x"})
+    says(metrics, 1, "is it clockd that listens there?")
+    if "CLOCKD_SECRET" not in os.environ:
+        says(clockd("watch", "alice@127.0.0.1"), 2, "give --secret-file or set CLOCKD_SECRET")
+
+
+def test_watch_ends_quietly_when_nobody_reads(server):
+    words = [*CLOCKD, "watch", f"alice@127.0.0.1:{server.port}", "--period", "0.02"]
+    secret = {**os.environ, "CLOCKD_SECRET": server.secret}
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=secret) as process:
+        process.stdout.readline()
+        process.stdout.close()
+        assert process.stderr.read() == ""
+        assert process.wait(20) == 0
+
+
+def test_watch_is_ended_by_a_signal(server):
+    program = Program(*(*CLOCKD, "watch", f"alice@127.0.0.1:{server.port}", "--secret-file", str(server.secret_file)))
+    program.line("arrived")
+    assert program.end(signal.SIGINT) == 0
+    eventually(lambda: server.scrape()["clockd_avatars"] == 0)
+
+
+def test_demo_shows_ticks_and_lines_to_paste(tmp_path):
+    demo = Program(*CLOCKD, "demo", environment={**os.environ, "TMPDIR": str(tmp_path)})
+    pasted = demo.line("clockd watch demo@").split()
+    demo.line("arrived")
+    secret = pasted[0].removeprefix("CLOCKD_SECRET=")
+    done = clockd("watch", pasted[-3], "--period", "0.05", "--count", "2", environment={"CLOCKD_SECRET": secret})
+    assert len(done.stdout.splitlines()) == 2
+    another = Program(*CLOCKD, "demo", environment={**os.environ, "TMPDIR": str(tmp_path)})
+    another.line("arrived")
+    assert another.end(signal.SIGINT) == 0
+    assert demo.end(signal.SIGINT) == 0
+    assert demo.lines[-1] == "stopped"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_twist_starts_the_same_service(tmp_path, users):
+    file = tmp_path / "clockd.toml"
+    file.write_text(f"server.listen = ['{FREE}']\nmetrics.listen = '{FREE}'\nauth.users = '{users}'\n")
+    twist = Program(*TWIST, "--config", str(file))
+    twist.line("Starting reactor")
+    assert twist.end() in {0, -signal.SIGTERM}
+    assert "Traceback" not in twist.output
+
+
+def test_twist_names_what_is_wrong(tmp_path, users, server):
+    file = tmp_path / "clockd.toml"
+    file.write_text("[limits]\nmin_perod = 1\n")
+    unknown = subprocess.run([*TWIST, "--config", str(file)], capture_output=True, text=True, timeout=20, check=False)
+    assert unknown.returncode == 1
+    assert "limits.min_perod: no such key" in unknown.stdout + unknown.stderr
+    file.write_text(f"server.listen = ['tcp:{server.port}:interface=127.0.0.1']\nauth.users = '{users}'\n")
+    taken = subprocess.run([*TWIST, "--config", str(file)], capture_output=True, text=True, timeout=20, check=False)
+    assert taken.returncode == 1
+    assert "Address already in use" in taken.stderr
+    assert "Traceback" not in taken.stdout + taken.stderr

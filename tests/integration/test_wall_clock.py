@@ -1,0 +1,47 @@
+"""The wall clock of a running server is stepped; no tick is lost or bunched, and stamps follow the new time."""
+
+import itertools
+import time
+from pathlib import Path
+
+import pytest
+from processes import Server, without_coverage
+
+PLACES = ("/usr/lib/*/faketime/libfaketime.so.1", "/usr/lib/faketime/libfaketime.so.1")
+
+
+def faketime():
+    found = [str(path) for place in PLACES for path in Path("/").glob(place[1:])]
+    if not found:
+        pytest.skip("there is no libfaketime here; it comes with Debian's package faketime")
+    return found[0]
+
+
+@pytest.mark.parametrize("hours", [1, -1])
+def test_a_step_of_the_wall_clock_moves_stamps_and_no_tick(tmp_path, hours):
+    step = tmp_path / "step"
+    step.write_text("+0\n")
+    environment = without_coverage() | {
+        "LD_PRELOAD": faketime(),
+        "FAKETIME_TIMESTAMP_FILE": str(step),
+        "FAKETIME_NO_CACHE": "1",
+        "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+        "DONT_FAKE_MONOTONIC": "1",
+    }
+    server = Server(tmp_path, environment=environment)
+    clients = server.subscribers(6, [0.05, 0.5])
+    server.line("logged in")
+    time.sleep(3)
+    step.write_text(f"{hours:+d}h\n")
+    results = clients.result()
+    for result in results:
+        arrivals = result["arrivals"]
+        ideal = result["seconds"] / result["period"]
+        missed = sum(value for name, value in server.scrape().items() if name.startswith("clockd_pushes_skipped"))
+        assert ideal - 1 - missed <= len(arrivals) <= ideal + 1
+        offsets = [stamp - arrived for arrived, _, stamp in arrivals]
+        assert abs(offsets[0]) < 1
+        assert offsets[-1] == pytest.approx(hours * 3600, abs=1)
+        gaps = [after[1] - before[1] for before, after in itertools.pairwise(arrivals)]
+        assert max(gaps) < result["period"] * (2 + missed) + 0.5
+    server.stop()
