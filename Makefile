@@ -12,10 +12,9 @@ PIP = $(PYTHON) -m pip --disable-pip-version-check --python .venv/bin/python ins
 help:  ## Say what there is to make
 	@sed -n 's/^\([a-z]*\):.*## /make \1 /p' $(MAKEFILE_LIST) | column -t -l 3 -s ' '
 
-# With job control (-m) the demo is a group of its own in the terminal's foreground: Ctrl-C reaches it and not make,
-# which would report an error for what ended as it should.
+# On a terminal the demo is a job of its own (-m): Ctrl-C then reaches it and not make, which would call it an error.
 run: .venv/run  ## Start a server with one subscriber in this terminal
-	@bash -mc '$(BIN)/clockd demo; exit $$?'
+	@if [ -t 0 ]; then exec bash -mc '$(BIN)/clockd demo; exit $$?'; else exec $(BIN)/clockd demo; fi
 
 test: .venv/dev  ## Run every test
 	@$(BIN)/python tests/run.py
@@ -45,13 +44,15 @@ clean:  ## Remove everything that was made
 
 .venv/bin/python:
 	@test -n "$(PYTHON)" || { echo "clockd needs Python 3.11 or newer: install it, or name it with PYTHON=..."; exit 1; }
-	$(PYTHON) -m venv --without-pip .venv
+	@$(PYTHON) -m venv --without-pip .venv
 
 .venv/run: requirements.lock requirements-build.lock pyproject.toml clockd/__init__.py clockd/_twist_plugin.py | .venv/bin/python
-	$(PIP) --require-hashes -r requirements.lock -r requirements-build.lock
-	$(PIP) --no-build-isolation -e .
+	@echo "installing what requirements.lock names into .venv"
+	@$(PIP) --require-hashes -r requirements.lock -r requirements-build.lock
+	@$(PIP) --no-build-isolation -e .
 	@touch $@
 
 .venv/dev: requirements-dev.lock .venv/run
-	$(PIP) --require-hashes -r requirements-dev.lock
+	@echo "installing what requirements-dev.lock names into .venv"
+	@$(PIP) --require-hashes -r requirements-dev.lock
 	@touch $@
