@@ -14,7 +14,7 @@ help:  ## Say what there is to make
 
 # On a terminal the demo is a job of its own (-m): Ctrl-C then reaches it and not make, which would call it an error.
 run: .venv/run  ## Start a server with one subscriber in this terminal
-	@if [ -t 0 ]; then exec bash -mc '$(BIN)/clockd demo; exit $$?'; else exec $(BIN)/clockd demo; fi
+	@if [ -t 0 -a -t 2 ]; then exec bash -mc '$(BIN)/clockd demo; exit $$?'; else exec $(BIN)/clockd demo; fi
 
 test: .venv/dev  ## Run every test
 	@$(BIN)/python tests/run.py
