@@ -2,13 +2,15 @@
 
 import itertools
 import math
+import os
+import signal
 import socket
 import statistics
 import struct
 import sys
 
 import pytest
-from processes import HERE, Program, Server, eventually, without_coverage
+from processes import HERE, Program, Server, eventually, run, without_coverage
 
 
 @pytest.fixture
@@ -95,3 +97,70 @@ def test_a_peer_that_vanishes_mid_message_leaves_nothing_behind(server, cut, res
             peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     eventually(lambda: server.scrape()["clockd_connections pending"] == 0)
     assert server.scrape()["clockd_avatars"] == 0
+
+
+IMPATIENT = {"CLOCKD_LIMITS_ACK_SECONDS": "0.2", "CLOCKD_LIMITS_STALE_SECONDS": "3"}
+
+
+@pytest.fixture
+def impatient_server(tmp_path):
+    server = Server(tmp_path, environment={**os.environ, **IMPATIENT})
+    yield server
+    server.stop()
+
+
+@pytest.mark.parametrize("method", ["remote_notifyTime", "remote_other"], ids=["raises", "missing"])
+def test_a_mind_that_cannot_take_pushes_loses_its_connection_and_leaves_no_trace(impatient_server, method):
+    text = "the client's own \x1b[31m text"
+    program = f"""
+from twisted.cred.credentials import UsernamePassword
+from twisted.internet import reactor
+from twisted.spread import pb
+
+class Mind(pb.Referenceable):
+    def {method}(self, stamp):
+        raise ValueError({text!r})
+
+async def main():
+    factory = pb.PBClientFactory()
+    reactor.connectTCP("127.0.0.1", {impatient_server.port}, factory)
+    avatar = await factory.login(UsernamePassword(b"alice", {impatient_server.secret.encode()}), Mind())
+    avatar.notifyOnDisconnect(lambda _: reactor.stop())
+    await avatar.callRemote("setperiod", 0.02)
+
+from twisted.internet.defer import ensureDeferred
+ensureDeferred(main())
+reactor.run()
+"""
+    assert run(sys.executable, "-c", program).returncode == 0
+    eventually(lambda: impatient_server.scrape()["clockd_connections_closed_total protocol"] == 1)
+    assert impatient_server.scrape()["clockd_avatars"] == 0
+    assert "the client's own" not in impatient_server.output
+
+
+def test_a_stopped_client_is_sent_nothing_more_until_it_answers(impatient_server):
+    clients = impatient_server.subscribers(6, [0.02])
+    eventually(lambda: impatient_server.scrape()["clockd_pushes_total time"] > 20)
+    clients.process.send_signal(signal.SIGSTOP)
+    eventually(lambda: impatient_server.scrape()["clockd_pushes_skipped_total time unacknowledged"] > 20)
+    held = impatient_server.scrape()["clockd_pushes_total time"]
+    eventually(lambda: impatient_server.scrape()["clockd_pushes_skipped_total time unacknowledged"] > 40)
+    assert impatient_server.scrape()["clockd_pushes_total time"] == held
+    clients.process.send_signal(signal.SIGCONT)
+    (result,) = clients.result()
+    arrivals = result["arrivals"]
+    stop = max(range(1, len(arrivals)), key=lambda i: arrivals[i][1] - arrivals[i - 1][1])
+    waiting = [arrived for arrived, _, stamp in arrivals[stop:] if arrived - stamp > 0.25]
+    assert len(waiting) <= (8 + 0.2 / 0.02) + 0.2 / 0.02 + 2  # an interval between asks, and one ack_seconds
+    assert len(arrivals) > stop + len(waiting) + 20
+
+
+@pytest.mark.parametrize("period", [0.05, 3600])
+def test_a_client_that_never_continues_is_gone_after_stale_seconds(impatient_server, period):
+    clients = impatient_server.subscribers(60, [period])
+    eventually(lambda: impatient_server.scrape()["clockd_period_changes_total granted"] == 1)
+    clients.process.send_signal(signal.SIGSTOP)
+    eventually(lambda: impatient_server.scrape()["clockd_connections_closed_total stale"] == 1)
+    assert impatient_server.scrape()["clockd_avatars"] == 0
+    assert impatient_server.scrape()["clockd_subscriptions time"] == 0
+    clients.end(signal.SIGKILL)

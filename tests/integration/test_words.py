@@ -1,0 +1,225 @@
+"""The README and the pages in docs are true: their programs and commands run, their tables match the code."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+import tomllib
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from clockd import errors
+from clockd.config import Config, load
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
+BIN = Path(sys.executable).parent
+SECONDS = 30.0
+"""As long as any program may take for what it is asked here."""
+
+
+@dataclass(frozen=True)
+class Block:
+    """A fenced block of a page."""
+
+    page: str
+    line: int
+    language: str
+    text: str
+
+    def __str__(self):
+        return f"{self.page}:{self.line}"
+
+    @property
+    def is_server(self):
+        return self.language == "sh" and "clockd serve" in self.text
+
+    @property
+    def is_make(self):
+        return self.language == "sh" and all(line.split()[0] == "make" for line in self.text.splitlines())
+
+
+def blocks_of(page):
+    text = page.read_text(encoding="utf-8")
+    for found in re.finditer(r"^```(\w*)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL):
+        line = text.count("\n", 0, found.start()) + 1
+        yield Block(str(page.relative_to(ROOT)), line, found[1], found[2])
+
+
+BLOCKS = [block for page in PAGES for block in blocks_of(page)]
+
+
+def some(*, language):
+    blocks = [b for b in BLOCKS if b.language == language and not b.is_server and not b.is_make]
+    return pytest.mark.parametrize("block", blocks, ids=str)
+
+
+@dataclass(frozen=True)
+class Server:
+    """What the README's server, started here, is known by."""
+
+    folder: Path
+    ports: dict[str, str]
+    environment: dict[str, str]
+
+    def here(self, text):
+        """Return a block's text with the ports that the server has here."""
+        return re.sub("|".join(self.ports), lambda found: self.ports[found[0]], text)
+
+
+@contextmanager
+def running(command, folder, environment, output):
+    """Run a process, its output going to a file; end it by its id when the block is left."""
+    with output.open("wb") as file:
+        process = subprocess.Popen(command, cwd=folder, env=environment, stdout=file, stderr=subprocess.STDOUT)
+    try:
+        yield process
+    finally:
+        process.terminate()
+        try:
+            process.wait(SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def wait_for(what, process, output):
+    """Wait until `what(output's text)` is true, or the process has ended; return the text."""
+    end = time.monotonic() + SECONDS
+    while True:
+        ended = process.poll() is not None
+        text = output.read_text(encoding="utf-8")
+        if what(text) or ended:
+            return text
+        assert time.monotonic() < end, f"waited in vain; so far it said:\n{text}"
+        time.sleep(0.05)
+
+
+def plain_environment():
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("CLOCKD_")}
+    return environment | {"PYTHONUNBUFFERED": "1"}
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    """The README's server, started by the README's commands, on free ports."""
+    (block,) = [block for block in BLOCKS if block.is_server]
+    folder = tmp_path_factory.mktemp("words")
+    (folder / ".venv").mkdir()
+    (folder / ".venv" / "bin").symlink_to(BIN)
+    listen = "tcp:0:interface=127.0.0.1"
+    environment = plain_environment()
+    own = {"CLOCKD_SERVER_LISTEN": f'["{listen}"]', "CLOCKD_METRICS_LISTEN": listen}
+    script = re.sub(r"^(\S*clockd serve)", r"exec \1", block.text, flags=re.MULTILINE)
+    output = folder / "server.log"
+    with running(["bash", "-euc", script], folder, environment | own, output) as process:
+        said = wait_for(lambda text: "metrics are on" in text, process, output)
+        found = re.search(r"pushes the time on \S+:(\d+); metrics are on \S+:(\d+)", said)
+        assert found, said
+        secret = (folder / "alice.secret").read_text(encoding="utf-8").strip()
+        ports = {"8787": found[1], "9464": found[2]}
+        yield Server(folder, ports, environment | {"CLOCKD_SECRET": secret})
+        assert process.poll() is None, output.read_text(encoding="utf-8")
+    said = output.read_text(encoding="utf-8")
+    assert "Traceback" not in said, said
+
+
+def ticks(text):
+    """Return the lines that begin with a stamp of about now."""
+    words = [line.split()[0] for line in text.splitlines() if line.strip()]
+    numbers = [float(word) for word in words if re.fullmatch(r"\d+\.\d+", word)]
+    return [number for number in numbers if abs(number - time.time()) < 60]
+
+
+@some(language="python")
+def test_programs_get_ticks(block, server, tmp_path):
+    program, output = tmp_path / "program.py", tmp_path / "output"
+    program.write_text(server.here(block.text), encoding="utf-8")
+    with running([sys.executable, str(program)], tmp_path, server.environment, output) as process:
+        said = wait_for(lambda text: len(ticks(text)) >= 3, process, output)
+        assert process.poll() in {None, 0}, said
+    assert len(ticks(said)) >= 3, said
+    assert "Traceback" not in said, said
+    assert ticks(said) == sorted(ticks(said))
+
+
+@some(language="sh")
+def test_commands_succeed(block, server, tmp_path):
+    output = tmp_path / "output"
+    script = ["bash", "-euo", "pipefail", "-c", server.here(block.text)]
+    with running(script, server.folder, server.environment, output) as process:
+        said = wait_for(lambda _: False, process, output)
+        assert process.returncode == 0, said
+
+
+def test_the_picture_of_the_demo_is_what_it_prints(tmp_path):
+    (picture,) = [b.text for b in BLOCKS if b.page == "README.md" and b.language == "text"]
+    output = tmp_path / "output"
+    with running([str(BIN / "clockd"), "demo"], ROOT, plain_environment(), output) as process:
+        wait_for(lambda text: text.count("arrived") >= 2, process, output)
+        process.send_signal(signal.SIGTERM)
+        process.wait(SECONDS)
+        said = output.read_text(encoding="utf-8")
+    assert timeless(said) == timeless(picture)
+
+
+def timeless(text):
+    """Return what the demo prints without what differs from run to run: secret, ports, folders, number of ticks."""
+    text = re.sub(r"CLOCKD_SECRET=\S+", "CLOCKD_SECRET=...", text)
+    text = re.sub(r"127\.0\.0\.1:\d+", "127.0.0.1:...", text)
+    text = re.sub(r"\S*bin/(python|clockd)\S*", r"bin/\1", text)
+    return re.sub(r"(  \S+Z  arrived \S+ ms later by this host's clock\n)+", "  ticks\n", text)
+
+
+@some(language="toml")
+def test_configurations_show_every_default(block, tmp_path):
+    file = tmp_path / "clockd.toml"
+    file.write_text(block.text, encoding="utf-8")
+    assert load(file, environment={}) == Config()
+    assert tomllib.loads(block.text).keys() == msgspec.to_builtins(Config()).keys()
+    for section, keys in msgspec.to_builtins(Config()).items():
+        assert tomllib.loads(block.text)[section].keys() == keys.keys()
+
+
+def test_make_targets_exist():
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    targets = set(re.findall(r"^([a-z]+):", makefile, re.MULTILINE))
+    commands = [line for block in BLOCKS if block.is_make for line in block.text.splitlines()]
+    words = re.findall(r"`(make [a-z]+)", "".join(page.read_text(encoding="utf-8") for page in PAGES))
+    assert {"make run", "make test"} <= set(commands)
+    assert {command.split()[1] for command in commands + words} <= targets
+
+
+def test_every_block_is_of_a_kind_that_is_known():
+    assert {block.language for block in BLOCKS} <= {"sh", "python", "toml", "text"}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_to_files(page):
+    links = re.findall(r"\]\((?!https?:)([^)#]+)\)", page.read_text(encoding="utf-8"))
+    assert [link for link in links if not (page.parent / link).exists()] == []
+
+
+def test_the_protocol_names_every_refusal():
+    page = (ROOT / "docs" / "protocol.md").read_text(encoding="utf-8")
+    refusals = {
+        name for name, kind in vars(errors).items() if isinstance(kind, type) and issubclass(kind, errors.Refused)
+    }
+    table = set(re.findall(r"^\| `([A-Z]\w+)` \|", page, re.MULTILINE))
+    assert table == refusals - {"Refused"}
+
+
+def test_the_architecture_names_every_module():
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    modules = {file.stem for file in (ROOT / "clockd").glob("*.py") if not file.stem.startswith("_")}
+    table = set(re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE))
+    assert table == modules
+    (layers,) = [b.text for b in BLOCKS if b.page == "docs/architecture.md" and "cli | twist" in b.text]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    assert layers.splitlines() == project["tool"]["importlinter"]["contracts"][0]["layers"]
