@@ -30,6 +30,7 @@ from clockd.values import Account
 ANONYMOUS = "anonymous"
 """The account of those who prove nothing."""
 
+_RESERVED = ("key", ANONYMOUS)
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@+-]{0,63}")
 _LINE = re.compile(rf"(?P<name>{_NAME.pattern}):secret:(?P<verifier>[0-9a-f]{{32}})")
 _KEY = re.compile(r"key:([0-9a-f]{64})")
@@ -111,7 +112,7 @@ class UsersFile:
             raise UsersFileError(
                 f"{self.path}: there is no users file; make one with: clockd user add --users {self.path} NAME"
             ) from None
-        except (OSError, UnicodeDecodeError) as error:
+        except (OSError, ValueError) as error:  # ValueError: no UTF-8, or a null in the path
             raise UsersFileError(f"{self.path}: cannot be read: {_reason(error)}") from error
         self._seen = _identity(status)
         self._key, self._accounts = _parse(self.path, lines)
@@ -192,11 +193,12 @@ def add_account(path: Path, name: str) -> str:
         UsersFileError: The name is taken or not allowed, or the file cannot be read or written.
     """
     with _changing(path, create=True) as lines:
+        _check_name(path, name)
         if name in lines:
             raise UsersFileError(
                 f"{path}: there is an account {name} already; for a new secret use: clockd user passwd"
             )
-        return _put_secret(path, lines, name)
+        return _put_secret(lines, name)
 
 
 def renew_secret(path: Path, name: str) -> str:
@@ -210,7 +212,7 @@ def renew_secret(path: Path, name: str) -> str:
     """
     with _changing(path) as lines:
         _expect(path, lines, name)
-        return _put_secret(path, lines, name)
+        return _put_secret(lines, name)
 
 
 def remove_account(path: Path, name: str) -> None:
@@ -224,15 +226,18 @@ def remove_account(path: Path, name: str) -> None:
         del lines[name]
 
 
-def _put_secret(path: Path, lines: dict[str, str], name: str) -> str:
-    if _NAME.fullmatch(name) is None or name in {"key", ANONYMOUS}:
+def _put_secret(lines: dict[str, str], name: str) -> str:
+    secret = secrets.token_urlsafe(16)
+    lines[name] = f"{name}:secret:{digest(secret).hex()}"
+    return secret
+
+
+def _check_name(path: Path, name: str) -> None:
+    if _NAME.fullmatch(name) is None or name in _RESERVED:
         raise UsersFileError(
             f"{path}: {name!r} cannot be an account's name: 1 to 64 letters, digits and _ . @ + -, "
             f"beginning with a letter, digit or _; not `key`, not `{ANONYMOUS}`"
         )
-    secret = secrets.token_urlsafe(16)
-    lines[name] = f"{name}:secret:{digest(secret).hex()}"
-    return secret
 
 
 def _expect(path: Path, lines: dict[str, str], name: str) -> None:
@@ -293,6 +298,8 @@ def _parse(path: Path, lines: list[str]) -> tuple[bytes, dict[str, Account]]:
                 raise UsersFileError(f"{path}:{number}: a second key; remove the line")
             key = bytes.fromhex(found[1])
         elif found := _LINE.fullmatch(line):
+            if found["name"] in _RESERVED:
+                raise UsersFileError(f"{path}:{number}: no account can be named {found['name']}; remove the line")
             if found["name"] in accounts:
                 raise UsersFileError(f"{path}:{number}: a second account {found['name']}; remove one of the lines")
             accounts[found["name"]] = Account(found["name"], "secret", bytes.fromhex(found["verifier"]))

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any, cast
 
 from twisted.cred.portal import Portal
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, fail, maybeDeferred
 from twisted.internet.error import ConnectionDone
 from twisted.internet.interfaces import IAddress, IDelayedCall, IReactorTime
 from twisted.logger import Logger
@@ -86,6 +86,8 @@ class Boundary(pb.Referenceable):
 
 def _arguments(broker: "ClockBroker", args: Any, kw: Any) -> tuple[tuple[object, ...], dict[str, object]]:
     """Turn what came over the wire into arguments; whatever is wrong with it is the peer's doing."""
+    if not (_is_plain(args) and _is_plain(kw)):
+        raise InvalidValue("an argument is None, bool, int, float, str, bytes, list, tuple, dict or a remote reference")
     try:
         arguments = tuple(broker.unserialize(args))
         keywords = {
@@ -94,6 +96,18 @@ def _arguments(broker: "ClockBroker", args: Any, kw: Any) -> tuple[tuple[object,
     except Exception as error:
         raise InvalidValue("arguments that this server does not take") from error
     return arguments, keywords
+
+
+def _is_plain(jelly: Any) -> bool:
+    """Tell whether jelly holds only the types that a peer may send, each in its form."""
+    match jelly:
+        case int() | float() | bytes() | [b"None"] | [b"unicode", bytes()] | [b"boolean", bytes()] | [b"remote", int()]:
+            return True
+        case [b"tuple" | b"list", *items]:
+            return all(map(_is_plain, items))
+        case [b"dictionary", *pairs]:
+            return all(len(pair) == 2 and all(map(_is_plain, pair)) for pair in pairs)
+    return False
 
 
 def _check_signature(
@@ -321,6 +335,34 @@ class ClockBroker(pb.Broker):
         self.factory.authenticated(self)
         self._perspective = Boundary(session, "perspective_")
         return self._perspective
+
+    def callExpressionReceived(self, obj: object) -> None:
+        """Take an expression; stock PB would close politely on a dialect that it does not speak."""
+        if self.currentDialect is None and obj not in self.knownDialects:
+            raise pb.ProtocolError("a dialect that was not offered")
+        super().callExpressionReceived(obj)
+
+    def proto_message(
+        self, requestID: Any, objectID: Any, message: Any, answerRequired: Any, netArgs: Any, netKw: Any
+    ) -> None:
+        """Serve a call; unlike stock PB's, this logs nothing that a peer sent and leaves no failure unhandled."""
+        name = message.decode() if isinstance(message, bytes) else str(message)
+        target = self.localObjectForID(objectID)
+        if target is None:
+            result: Deferred[Any] = fail(pb.Error("Invalid Object ID"))
+        else:
+            result = maybeDeferred(target.remoteMessageReceived, self, name, netArgs, netKw)
+        if answerRequired:
+            result.addCallback(lambda answer: self.sendCall(b"answer", requestID, answer))
+            result.addErrback(
+                lambda failure: self.sendCall(b"error", requestID, self.serialize(pb.CopyableFailure(failure.value)))
+            )
+        else:
+            result.addErrback(lambda _: None)
+
+    def proto_cachemessage(self, *expression: object) -> None:
+        """Refuse what concerns cached objects: there are none."""
+        raise pb.ProtocolError("there are no cached objects")
 
     def proto_answer(self, requestID: Any, netResult: object) -> None:
         """Settle a push without looking at what the client sent."""

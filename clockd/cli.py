@@ -49,7 +49,7 @@ users_option = click.option(
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="clockd", message="%(prog)s %(version)s")
 def main() -> None:
-    r"""Push the time to Perspective Broker clients, each at the rate it chose.
+    """Push the time to Perspective Broker clients, each at the rate it chose.
 
     \b
     Examples:
@@ -75,7 +75,7 @@ def serve(
     users: str | None,
     log_format: str,
 ) -> None:
-    r"""Run the server until SIGTERM or SIGINT.
+    """Run the server until SIGTERM or SIGINT.
 
     Flags win over the environment (CLOCKD_SECTION_KEY), the environment over the configuration file.
 
@@ -124,7 +124,7 @@ def demo() -> None:
 def watch(
     target: str, feed: str, period: float | None, count: int | None, as_json: bool, secret_file: Path | None
 ) -> None:
-    r"""Log in and print what is pushed, a line a sample.
+    """Log in and print what is pushed, a line a sample.
 
     The name is the user's own where none is given, the port 8787. The secret comes from --secret-file, else from the
     environment's CLOCKD_SECRET, else it is asked for.
@@ -159,7 +159,7 @@ def user() -> None:
 @click.argument("name")
 @users_option
 def add(name: str, users: Path | None) -> None:
-    r"""Make an account, and the users file if there is none; print the account's secret, once.
+    """Make an account, and the users file if there is none; print the account's secret, once.
 
     \b
     Example:
@@ -297,21 +297,11 @@ def parse_target(target: str) -> tuple[str, str]:
 
 async def _serve(config: "Config", reactor: Any) -> None:
     from twisted.internet.defer import Deferred
-    from twisted.logger import Logger
 
-    log = Logger(namespace="clockd")
-    service, ports = await _started([config], reactor)
+    service, _ = await _started([config], reactor)
     try:
-        *brokers, metrics = [_address(port) for port in ports]
-        log.info(
-            "clockd {version} pushes the time on {brokers}; metrics are on {metrics}",
-            version=__version__,
-            brokers=", ".join(brokers),
-            metrics=metrics,
-        )
         await Deferred()
     finally:
-        log.info("clockd stops")
         await service.stopService()
 
 
@@ -396,7 +386,12 @@ async def _watch(
     from clockd.client import connect
 
     async with connect(endpoint, name, secret, reactor=reactor) as clock:
-        async for reading in clock.samples(feed, period=period):
+        samples = clock.samples(feed)
+        if period is not None:
+            granted = await clock.setperiod(period, feed)
+            if granted != period:
+                click.echo(f"clockd: the server grants a period of {granted:g} s", err=True)
+        async for reading in samples:
             click.echo(show(reading))
             if count is not None:
                 count -= 1

@@ -25,7 +25,7 @@ from twisted.cred.credentials import UsernamePassword
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.defer import TimeoutError as TimedOut
 from twisted.internet.endpoints import clientFromString
-from twisted.internet.error import ConnectionLost
+from twisted.internet.error import ConnectingCancelledError, ConnectionLost
 from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
@@ -35,7 +35,6 @@ from twisted.spread import pb
 from clockd import errors
 from clockd.either import Either
 from clockd.errors import (
-    ClockdError,
     ConnectionFailed,
     InvalidPeriod,
     NotConnected,
@@ -111,10 +110,10 @@ class ClockClient:
         self._periods: dict[str, float] = {}
         self._iterators: WeakSet[Samples] = WeakSet()
         self._newest: Reading | None = None
-        self._broker: Any = None  # a pb.Broker, which Twisted does not annotate
-        self._perspective: Any = None  # a pb.RemoteReference, as above
+        self._session: _Session | None = None
         self._waiting: set[Deferred[None]] = set()
         self._ended: BaseException | None = None
+        self._error: BaseException | None = None
         self._work: Deferred[None] = Deferred()
 
     async def __aenter__(self) -> Self:
@@ -168,103 +167,99 @@ class ClockClient:
             raise UnknownFeed(f"not subscribed to {feed}; subscribed: time")
         iterator = Samples(self, feed, period, self._newest)
         self._iterators.add(iterator)
+        if self._ended is not None:
+            iterator.end(self._error)
         return iterator
 
     async def _run(self) -> None:
         """Keep a session, until a refusal that will not pass, or `_close`."""
         delay = backoffPolicy(FIRST_DELAY, LONGEST_DELAY)
         attempt = 0
-        been_connected = False
         try:
-            while True:
+            while self._ended is None:
                 try:
-                    lost = await self._open()
+                    session = await self._open()
                 except PASSING as error:
-                    if not been_connected:
+                    if self._session is None:
                         raise
                     self._log.info("{endpoint}: {error}", endpoint=self._endpoint, error=str(error))
                 else:
-                    been_connected = True
+                    self._session = session
+                    self._wake()
                     since = self._reactor.seconds()
-                    await lost
-                    self._log.info("{endpoint}: connection lost; connecting again", endpoint=self._endpoint)
+                    await session.lost
                     if self._reactor.seconds() - since >= LONGEST_DELAY:
                         attempt = 0
-                await deferLater(self._reactor, delay(attempt))
-                attempt += 1
+                if self._ended is None:
+                    self._log.info("{endpoint}: not connected; connecting again", endpoint=self._endpoint)
+                    await deferLater(self._reactor, delay(attempt))
+                    attempt += 1
         except CancelledError:
             pass
-        except ClockdError as error:
-            self._end(error)
         except Exception as error:  # noqa: BLE001  # kept for whoever waits; nothing is lost
             self._end(error)
 
-    async def _open(self) -> "Deferred[None]":
-        """Connect, log in, ask for the periods; returns what fires when the connection is lost."""
+    async def _open(self) -> "_Session":
+        """Connect, log in, ask for the periods."""
         factory = pb.PBClientFactory()
         factory.noisy = False
+        session = _Session(await self._dial(factory), factory)
+        transport = session.broker.transport
         try:
-            broker: Any = await self._where.connect(factory).addTimeout(self._timeout, self._reactor)
+            session.perspective = await self._bounded(factory.login(self._credentials, _Mind(self._deliver)))
+            for feed, period in self._periods.items():
+                await self._bounded(session.perspective.callRemote("setperiod", period, feed))
+        except Refused:
+            transport.loseConnection()
+            raise
+        except CancelledError:
+            transport.abortConnection()
+            raise
+        except Exception as error:
+            transport.abortConnection()
+            what = str(error) if isinstance(error, NotConnected) else "its answers make no sense"
+            raise ConnectionFailed(
+                f"no session with {self._endpoint}: {what}; is it clockd that listens there?"
+            ) from error
+        return session
+
+    async def _dial(self, factory: pb.PBClientFactory) -> Any:
+        """Connect, and return the broker."""
+        try:
+            return await self._where.connect(factory).addTimeout(self._timeout, self._reactor)
         except CancelledError:
             raise
         except Exception as error:
-            timed_out = isinstance(error, TimedOut)
+            timed_out = isinstance(error, TimedOut | ConnectingCancelledError)
             what = f"no connection within {self._timeout:g} s" if timed_out else str(error).rstrip(".")
             raise ConnectionFailed(f"cannot connect to {self._endpoint}: {what}; does clockd listen there?") from error
-        self._broker = broker
-        lost: Deferred[None] = Deferred()
-
-        def gone() -> None:
-            self._broker = self._perspective = None
-            factory.clientConnectionLost(None, Failure(ConnectionLost()))
-            lost.callback(None)
-
-        broker.notifyOnDisconnect(gone)
-        try:
-            self._perspective = await self._bounded(factory.login(self._credentials, _Mind(self._deliver)))
-            for feed, period in self._periods.items():
-                await self._bounded(self._perspective.callRemote("setperiod", period, feed))
-        except NotConnected as error:
-            broker.transport.abortConnection()
-            raise ConnectionFailed(
-                f"no session with {self._endpoint}: {error}; is it clockd that listens there?"
-            ) from error
-        except ClockdError:
-            broker.transport.loseConnection()
-            raise
-        self._wake()
-        return lost
 
     async def _close(self) -> None:
         await deferLater(self._reactor, 0)  # out of `_run`, which may be what woke the program that leaves
         self._end(None)
         self._work.cancel()
-        if self._broker is not None:
-            broker = self._broker
-            closed: Deferred[None] = Deferred(lambda _: broker.transport.abortConnection())
-            broker.notifyOnDisconnect(partial(closed.callback, None))
-            broker.transport.loseConnection()
-            closed.addTimeout(CLOSE_SECONDS, self._reactor).addErrback(lambda _: None)
-            await closed
+        if self._session is not None:
+            await self._session.close(self._reactor)
 
     async def _connected(self) -> Any:
         """Return the perspective, as soon as there is one."""
-        if self._ended is None and self._perspective is None:
+        if self._ended is None and not (self._session and self._session.alive):
             waiting: Deferred[None] = Deferred(self._waiting.discard)
             self._waiting.add(waiting)
             await waiting
         if self._ended is not None:
             raise self._ended
-        if self._perspective is None:
+        if self._session is None or not self._session.alive:
             raise NotConnected(f"the connection to {self._endpoint} was lost again")
-        return self._perspective
+        return self._session.perspective
 
     async def _setperiod(self, period: float, feed: str) -> float:
         if not is_period(period):
             raise InvalidPeriod("a period is a finite number of seconds greater than 0")
         perspective = await self._bounded(Deferred.fromCoroutine(self._connected()))
-        granted: float = await self._bounded(perspective.callRemote("setperiod", period, feed))
-        self._periods[feed] = period
+        wire = float(min(period, sys.float_info.max))  # an int may be more than PB can send
+        granted: float = await self._bounded(perspective.callRemote("setperiod", wire, feed))
+        self._periods[feed] = wire
         return granted
 
     async def _bounded(self, call: "Deferred[T]") -> T:
@@ -287,10 +282,51 @@ class ClockClient:
 
     def _end(self, error: BaseException | None) -> None:
         """Tell everyone who waits that there will be no more."""
-        self._ended = self._ended or error or NotConnected("the client was closed")
+        if self._ended is None:
+            self._ended, self._error = error or NotConnected("the client was closed"), error
         for iterator in list(self._iterators):
             iterator.end(error)
         self._wake()
+
+
+class _Session:
+    """One connection to the server.
+
+    Args:
+        broker: A `pb.Broker`, which Twisted does not annotate.
+        factory: What made it; it fails what waits for an answer when the connection is lost.
+
+    Attributes:
+        perspective: The `pb.RemoteReference` of the avatar, once it has logged in.
+        lost: Fires when the connection is gone.
+    """
+
+    def __init__(self, broker: Any, factory: pb.PBClientFactory) -> None:
+        self.broker = broker
+        self.perspective: Any = None
+        self.lost: Deferred[None] = Deferred()
+        self._factory = factory
+        broker.notifyOnDisconnect(self._gone)
+
+    @property
+    def alive(self) -> bool:
+        """Whether the connection is there."""
+        return not self.broker.disconnected
+
+    async def close(self, reactor: Any) -> None:
+        """Close in good order, or without if that takes too long."""
+        if self.alive:
+            closed: Deferred[None] = Deferred()
+            self.broker.notifyOnDisconnect(partial(closed.callback, None))
+            self.broker.transport.loseConnection()
+            impatient = reactor.callLater(CLOSE_SECONDS, self.broker.transport.abortConnection)
+            await closed
+            if impatient.active():
+                impatient.cancel()
+
+    def _gone(self) -> None:
+        self._factory.clientConnectionLost(None, Failure(ConnectionLost()))
+        self.lost.callback(None)
 
 
 class Samples:

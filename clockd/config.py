@@ -114,14 +114,14 @@ def _read(file: Path) -> dict[str, Any]:
             return tomllib.load(stream)
     except OSError as error:
         raise Misconfigured(f"{file}: cannot be read: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # TOMLDecodeError, no UTF-8, too many digits; too deep
         raise Misconfigured(f"{file}: is no TOML: {error}") from error
 
 
 def _value(text: str) -> object:
     try:
         return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):  # as above
         return text
 
 
@@ -134,16 +134,16 @@ def _explain(message: str, file: str, origins: Mapping[tuple[str, str], str]) ->
     """Turn msgspec's message, `What is wrong - at `$.section.key``, into ours."""
     what, _, path = message.partition(" - at ")
     parts = re.findall(r"\w+", path)
-    unknown = re.search(r"contains unknown field `(.*)`", what)
-    if unknown:
+    if unknown := re.search(r"contains unknown field `(.*)`", what):
         known = _SECTIONS[parts[0]].__struct_fields__ if parts else tuple(_SECTIONS)
         near = difflib.get_close_matches(unknown[1], known, n=1)
         hint = f"did you mean {near[0]}?" if near else f"there are: {', '.join(known)}"
         parts.append(unknown[1])
         what = f"no such {'key' if len(parts) > 1 else 'section'}; {hint}"
-    key, colon, rest = what.partition(": ")
-    if colon and len(parts) == 1 and key in _SECTIONS[parts[0]].__struct_fields__:
-        parts.append(key)
-        what = rest
+    elif len(parts) == 1:
+        key, colon, rest = what.partition(": ")
+        if colon and key in _SECTIONS[parts[0]].__struct_fields__:
+            parts.append(key)
+            what = rest
     origin = origins.get((parts[0], parts[1]), file) if len(parts) > 1 else file
     return f"{origin}: {'.'.join(parts[:2])}: {what[:1].lower()}{what[1:]}"

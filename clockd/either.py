@@ -51,7 +51,8 @@ class _Waiter(Deferred[Callable[[], T]]):
     _asyncio_future_blocking = True
 
     def __init__(self, deferred: "Deferred[T]") -> None:
-        super().__init__(lambda _: deferred.cancel())
+        super().__init__()
+        self._source = deferred
         self._awaited_by_task = False
         self._outcome: T | Failure | None = None
 
@@ -85,6 +86,8 @@ class _Waiter(Deferred[Callable[[], T]]):
         self.addCallback(fired)
 
     def cancel(self, msg: object = None) -> bool:  # type: ignore[override]  # a future says whether it was cancelled
-        """Cancel the result; tells a task that it will hear of it."""
-        super().cancel()
+        """Cancel the source, which fires this in its own time; tells a task whether it will hear of it."""
+        if self.called:  # a task that is about to wake up has to be told otherwise
+            return False
+        self._source.cancel()
         return True

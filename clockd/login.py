@@ -3,6 +3,7 @@
     greeting --challenge--> challenged --respond--> checking --admitted--> serving --left--> gone
         ^                                              |  |
         +-------------------- refused -----------------+  +--left--> abandoned --admitted--> gone
+                                                       +--expelled--> gone
 
 In stock PB a peer that leaves while its credentials are being checked leaves its avatar and timer behind for ever:
 here such a login is `abandoned`, and logged out the moment it completes.
@@ -28,7 +29,7 @@ from clockd.interfaces import ISession, ISink
 from clockd.values import Tally
 
 TRIES = 3
-"""Failed logins after which the connection is closed."""
+"""How often one connection may try to log in."""
 
 _log = Logger()
 
@@ -50,6 +51,9 @@ class ILogin(Protocol):
 
     def refused(self, failure: Failure) -> None:
         """The portal has made none."""
+
+    def expelled(self, failure: Failure) -> None:
+        """The portal has made none, and that was the last try."""
 
     def left(self) -> None:
         """The peer has gone, or dropped its session."""
@@ -82,7 +86,7 @@ class Login:
         self.tally = tally
         self.soon = soon
         self.close = close
-        self.failures = 0
+        self.tries = 0
         self.name = ""
         self.nonce = b""
         self.credentials: ICredentials = Anonymous()
@@ -103,8 +107,26 @@ class Login:
             _, session, logout = result
             machine.admitted(session, logout)
 
-        self.portal.login(credentials, mind, self.interface).addCallbacks(admitted, machine.refused)
+        refused = machine.refused if self.tries < TRIES else machine.expelled
+        self.portal.login(credentials, mind, self.interface).addCallbacks(admitted, refused)
         return answer
+
+    def start_try(self) -> None:
+        """Count a try.
+
+        Raises:
+            NotPermitted: There have been enough; the connection will be closed.
+        """
+        if self.tries >= TRIES:
+            self.soon(lambda: self.close("limit"))
+            raise NotPermitted(f"a connection has {TRIES} tries to log in")
+        self.tries += 1
+
+    def refuse(self, failure: Failure) -> None:
+        """Tell the peer that it is not let in."""
+        error = self.translate(failure)
+        _log.info("refused {name!r} from {address}: {error}", name=self.name, address=self.address, error=str(error))
+        self.answer.errback(error)
 
     def count(self, result: str) -> None:
         """Count the login in hand."""
@@ -136,12 +158,11 @@ greeting.upon(ILogin.left).to(gone).returns(None)
 challenged.upon(ILogin.left).to(gone).returns(None)
 checking.upon(ILogin.left).to(abandoned).returns(None)
 abandoned.upon(ILogin.left).loop().returns(None)
-abandoned.upon(ILogin.refused).to(gone).returns(None)
 gone.upon(ILogin.left).loop().returns(None)
 
 
 def _no_challenge(machine: ILogin, login: Login, name: str) -> bytes:
-    raise NotPermitted("one login a connection, and one challenge at a time")
+    raise NotPermitted("one login a connection")
 
 
 def _no_response(machine: ILogin, login: Login, response: bytes, mind: ISink) -> Deferred[ISession]:
@@ -152,7 +173,7 @@ def _no_anonymous(machine: ILogin, login: Login, mind: ISink) -> Deferred[ISessi
     raise NotPermitted("one login a connection")
 
 
-for _state in (challenged, checking, serving, abandoned, gone):
+for _state in (checking, serving, abandoned, gone):
     _state.upon(ILogin.challenge).loop()(_no_challenge)
     _state.upon(ILogin.anonymous).loop()(_no_anonymous)
 for _state in (greeting, checking, serving, abandoned, gone):
@@ -160,7 +181,9 @@ for _state in (greeting, checking, serving, abandoned, gone):
 
 
 @greeting.upon(ILogin.challenge).to(challenged)
+@challenged.upon(ILogin.challenge).loop()
 def _challenge(machine: ILogin, login: Login, name: str) -> bytes:
+    login.start_try()
     login.name = name
     login.nonce = new_challenge()
     return login.nonce
@@ -172,7 +195,9 @@ def _respond(machine: ILogin, login: Login, response: bytes, mind: ISink) -> Def
 
 
 @greeting.upon(ILogin.anonymous).to(checking)
+@challenged.upon(ILogin.anonymous).to(checking)
 def _anonymous(machine: ILogin, login: Login, mind: ISink) -> Deferred[ISession]:
+    login.tries += 1
     login.name = ANONYMOUS
     return login.check(machine, Anonymous(), mind)
 
@@ -188,12 +213,13 @@ def _admitted(machine: ILogin, login: Login, session: ISession, logout: Callable
 
 @checking.upon(ILogin.refused).to(greeting)
 def _refused(machine: ILogin, login: Login, failure: Failure) -> None:
-    login.failures += 1
-    error = login.translate(failure)
-    _log.info("refused {name!r} from {address}: {error}", name=login.name, address=login.address, error=str(error))
-    login.answer.errback(error)
-    if login.failures >= TRIES:
-        login.soon(lambda: login.close("limit"))
+    login.refuse(failure)
+
+
+@checking.upon(ILogin.expelled).to(gone)
+def _expelled(machine: ILogin, login: Login, failure: Failure) -> None:
+    login.refuse(failure)
+    login.soon(lambda: login.close("limit"))
 
 
 @serving.upon(ILogin.left).to(gone)
@@ -206,6 +232,12 @@ def _left(machine: ILogin, login: Login) -> None:
 def _too_late(machine: ILogin, login: Login, session: ISession, logout: Callable[[], object]) -> None:
     _log.info("{name} from {address} left while logging in", name=login.name, address=login.address)
     logout()
+
+
+@abandoned.upon(ILogin.refused).to(gone)
+@abandoned.upon(ILogin.expelled).to(gone)
+def _not_missed(machine: ILogin, login: Login, failure: Failure) -> None:
+    login.translate(failure)  # a fault of the server's own is logged, though nobody is told
 
 
 new_login: Callable[[Login], ILogin] = _builder.build()

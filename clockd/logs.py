@@ -4,6 +4,7 @@ Every event goes through `twisted.logger`, where Twisted's own go too.
 """
 
 import json
+import math
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import TextIO
@@ -76,4 +77,6 @@ def _level(event: LogEvent) -> str:
 
 
 def _is_plain(value: object) -> bool:
-    return value is None or isinstance(value, bool | int | float | str)
+    if isinstance(value, float):
+        return math.isfinite(value)  # JSON has no other
+    return value is None or isinstance(value, bool | int | str)

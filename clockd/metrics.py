@@ -145,7 +145,10 @@ class _Scrape(Resource):
 
     def render_GET(self, request: Request) -> bytes:
         """Render all metrics in the format that the client asked for."""
-        encode, content_type = choose_encoder(request.getHeader("accept") or "")
+        try:
+            encode, content_type = choose_encoder(request.getHeader("accept") or "")
+        except (ValueError, IndexError):  # it raises on versions that are none
+            encode, content_type = choose_encoder("")
         request.setHeader("content-type", content_type)
         return encode(self._registry)
 

@@ -144,8 +144,8 @@ class ClockRealm:
         if pb.IPerspective not in interfaces:
             raise NotImplementedError("this realm has perspectives only")
         account = avatarId.decode() if isinstance(avatarId, bytes) else ANONYMOUS
-        release = self._roster.admit(account)
         feed = self._feeds["time"]
         subscription = Subscription(feed, ISink(mind), self._schedule, self._limits, self._tally)
+        release = self._roster.admit(account)
         avatar = ClockAvatar(account, {feed.name: subscription}, self._tally, release)
         return pb.IPerspective, avatar, avatar.logout

@@ -24,32 +24,43 @@ class Schedule:
     def __init__(self, clock: IReactorTime) -> None:
         self.clock = clock
 
-    def join(self, period: float, call: Callable[[float, int], object], last: float | None = None) -> "Membership":
+    def join(self, period: float, call: Callable[[float, int], object]) -> "Membership":
         """Have `call(due, missed)` called once a period.
 
         Args:
             period: Seconds, finite and > 0.
             call: Told when it was due, and how many whole periods before that were slept through.
-            last: When the member was last called, if it changes its period: the first call then comes one
-                period after that, or one period from now if that is past, so that a change buys no call.
         """
-        return Membership(self.clock, period, call, last)
+        return Membership(self.clock, period, call)
 
 
 class Membership:
     """One member's place in the schedule, from `Schedule.join` to `leave`."""
 
-    __slots__ = ("_call", "_clock", "_delayed", "_due", "_period")
+    __slots__ = ("_call", "_clock", "_delayed", "_due", "_last", "_period")
 
-    def __init__(
-        self, clock: IReactorTime, period: float, call: Callable[[float, int], object], last: float | None
-    ) -> None:
-        now = clock.seconds()
+    def __init__(self, clock: IReactorTime, period: float, call: Callable[[float, int], object]) -> None:
         self._clock = clock
         self._period = period
         self._call = call
-        self._due = now + period if last is None or last + period < now else last + period
-        self._delayed: IDelayedCall | None = clock.callLater(self._due - now, self._fire)
+        self._last = clock.seconds()
+        self._due = self._last + period
+        self._delayed: IDelayedCall | None = clock.callLater(period, self._fire)
+
+    def change(self, period: float) -> None:
+        """Be called at another period from now on; buys no call.
+
+        The next call comes one new period after the last one. Where that is past, it comes one new period from now,
+        or when it was due anyway if that is sooner, so that changing again and again does not put it off for ever.
+        """
+        if self._delayed is None:
+            return
+        now = self._clock.seconds()
+        after_last = self._last + period
+        self._period = period
+        self._due = after_last if after_last >= now else min(self._due, now + period)
+        self._delayed.cancel()
+        self._delayed = self._clock.callLater(max(0.0, self._due - now), self._fire)
 
     def leave(self) -> None:
         """Be called no more; idempotent."""
@@ -61,6 +72,7 @@ class Membership:
         now = self._clock.seconds()
         missed = max(0, int((now - self._due) / self._period))
         due = self._due + missed * self._period
+        self._last = due
         self._due = due + self._period
         self._delayed = self._clock.callLater(max(0.0, self._due - now), self._fire)
         self._call(due, missed)
@@ -96,7 +108,6 @@ class ScheduledTimer(TimerService):
     ) -> None:
         self._schedule = schedule
         self._membership: Membership | None = None
-        self._last: float | None = None
         super().__init__(step, callable, *args, **kwargs)
         self.clock = schedule.clock
         self.due = 0.0
@@ -112,14 +123,12 @@ class ScheduledTimer(TimerService):
     def step(self, step: float) -> None:
         self._step = step
         if self._membership is not None:
-            self._membership.leave()
-            self._membership = self._schedule.join(step, self._tick, self._last)
+            self._membership.change(step)
 
     def startService(self) -> None:
         """Join the schedule; idempotent."""
         if self._membership is None:
             Service.startService(self)
-            self._last = self._schedule.clock.seconds()
             self._membership = self._schedule.join(self._step, self._tick)
 
     def stopService(self) -> Deferred[None]:
@@ -135,7 +144,7 @@ class ScheduledTimer(TimerService):
         return succeed(None)
 
     def _tick(self, due: float, missed: int) -> None:
-        self.due = self._last = due
+        self.due = due
         self.missed = missed
         callable, args, kwargs = self.call  # noqa: A001  # TimerService's name
         try:

@@ -12,11 +12,12 @@ from twisted.internet.defer import Deferred, FirstError, gatherResults, maybeDef
 from twisted.internet.endpoints import serverFromString
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IListeningPort, IProtocolFactory, IReactorTime, IStreamServerEndpoint
-from twisted.logger import globalLogPublisher
+from twisted.logger import Logger, globalLogPublisher
 from twisted.python.failure import Failure
 
+from clockd import __version__
 from clockd.auth import SecretChecker, UsersFile
-from clockd.broker import ClockServerFactory
+from clockd.broker import ClockServerFactory, printable_address
 from clockd.config import Config
 from clockd.errors import CannotListen, Misconfigured
 from clockd.feeds import ClockFeed, FeedTable
@@ -57,6 +58,7 @@ class Listener(Service):
     def startService(self) -> None:
         """Begin to listen."""
         super().startService()
+        self.listening = Deferred()
         self._endpoint.listen(self._factory).addCallbacks(self._opened, self._failed)
 
     def stopService(self) -> Deferred[None]:
@@ -67,6 +69,9 @@ class Listener(Service):
         return succeed(None) if closing is None else closing
 
     def _opened(self, port: IListeningPort) -> None:
+        if not self.running:  # it was stopped meanwhile
+            port.stopListening()
+            return
         self._port = port
         self.listening.callback(port)
 
@@ -91,6 +96,8 @@ class ClockService(MultiService):
             with `CannotListen` when one cannot. Set by `startService`.
     """
 
+    _log = Logger()
+
     def __init__(self, factory: ClockServerFactory, tally: Tally) -> None:
         super().__init__()
         self._factory = factory
@@ -104,18 +111,23 @@ class ClockService(MultiService):
     def startService(self) -> None:
         """Start everything; see `ready`."""
         globalLogPublisher.addObserver(self._observer)
+        self.ready = Deferred()
+        self._state = "starting"
         super().startService()
         listening = [service.listening for service in self if isinstance(service, Listener)]
         gatherResults(listening, consumeErrors=True).addCallbacks(self._listening, self._failed)
 
     async def _stop(self) -> None:
         self._state = "stopping"
+        self._log.info("clockd stops")
         self._factory.end_all()
         await maybeDeferred(super().stopService)
         globalLogPublisher.removeObserver(self._observer)
 
     def stopService(self) -> Deferred[None]:
-        """Close every connection and port; fires when all is closed."""
+        """Close every connection and port; fires when all is closed. Nothing, if it was not started."""
+        if not self.running:
+            return succeed(None)
         return Deferred.fromCoroutine(self._stop())
 
     def trouble(self) -> str | None:
@@ -134,6 +146,13 @@ class ClockService(MultiService):
 
     def _listening(self, ports: list[IListeningPort]) -> None:
         self._state = "serving"
+        *brokers, metrics = [printable_address(port.getHost()) for port in ports]
+        self._log.info(
+            "clockd {version} pushes the time on {brokers}; metrics are on {metrics}",
+            version=__version__,
+            brokers=", ".join(brokers),
+            metrics=metrics,
+        )
         self.ready.callback(ports)
 
     def _failed(self, failure: Failure) -> None:

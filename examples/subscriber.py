@@ -3,6 +3,7 @@
 import asyncio
 import os
 import sys
+from contextlib import suppress
 
 from clockd.client import connect
 
@@ -14,4 +15,5 @@ async def main(endpoint: str, name: str) -> None:
             print(f"{sample.stamp:.6f}  {sample.age * 1000:.2f} ms", flush=True)
 
 
-asyncio.run(main(*sys.argv[1:]))
+with suppress(KeyboardInterrupt):
+    asyncio.run(main(*sys.argv[1:]))

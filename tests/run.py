@@ -1,8 +1,9 @@
 """Run every test: the unit tests on each CPython from 3.11 to 3.13 that is here, then all the others.
 
 Other interpreters get an environment of their own, `.venv-3.12` for one, from the same locked requirements. Branch
-coverage is measured twice, as the project promises it: of layers 1 to 6 by the unit tests alone (at least 90 %), and
-of the whole package by all tests (at least 95 %).
+coverage is measured twice, as the project promises it: of all that is below the
+service, the client and the command line by the unit tests alone (at least 90 %), and of the whole package by all tests
+(at least 95 %).
 """
 
 import os
@@ -28,7 +29,7 @@ def main() -> None:
     settings = ROOT / ".coverage-unit.toml"
     omitted = ", ".join(f'"clockd/{name}.py"' for name in UPPER_LAYERS)
     settings.write_text(f"[run]\nbranch = true\nsource = ['clockd']\n[report]\nomit = [{omitted}]\n", encoding="utf-8")
-    say(f"unit tests on CPython {here}, with their coverage of layers 1 to 6")
+    say(f"unit tests on CPython {here}, with the coverage of all below the service, the client and the command line")
     unit = ("tests", "--ignore=tests/integration", "--cov", "--cov-report=term:skip-covered")
     run([sys.executable, "-m", "pytest", *unit, f"--cov-config={settings}", f"--cov-fail-under={UNIT_COVERAGE}"])
     settings.unlink()

@@ -1,0 +1,228 @@
+import json
+import os
+from pathlib import Path
+
+import msgspec
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from twisted.trial.unittest import SynchronousTestCase
+
+from clockd.config import Config, Server, load
+from clockd.errors import Misconfigured
+from clockd.values import Limits
+
+YEAR = 31_622_400
+
+
+class ConfigCase(SynchronousTestCase):
+    def write(self, text):
+        path = Path(self.mktemp())
+        path.write_text(text, encoding="utf-8")
+        return path
+
+    def wrong(self, expected, text=None, environment=(), flags=None):
+        """Check that the message is `expected`, where FILE stands for the file."""
+        file = None if text is None else self.write(text)
+        with self.assertRaises(Misconfigured) as caught:
+            load(file, dict(environment), flags)
+        self.assertEqual(str(caught.exception).replace(str(file), "FILE"), expected)
+
+
+class SourcesTests(ConfigCase):
+    def test_without_any_source_the_defaults_hold(self):
+        self.assertEqual(load(environment={}), Config())
+
+    def test_an_empty_file_is_the_defaults(self):
+        self.assertEqual(load(self.write(""), {}), Config())
+
+    def test_the_file_wins_over_the_defaults_key_by_key(self):
+        config = load(self.write("[limits]\nmin_period = 0.5\n"), {})
+        self.assertEqual(config.limits, Limits(min_period=0.5))
+
+    def test_the_environment_wins_over_the_file_and_flags_over_both(self):
+        file = self.write("[auth]\nusers = 'file'\nanonymous = true\n[metrics]\nlisten = 'file'\n")
+        environment = {"CLOCKD_AUTH_USERS": "environment", "CLOCKD_METRICS_LISTEN": "environment"}
+        config = load(file, environment, {("auth", "users"): "flag"})
+        self.assertEqual(
+            (config.auth.users, config.metrics.listen, config.auth.anonymous), ("flag", "environment", True)
+        )
+
+    def test_a_value_of_the_environment_is_toml_or_else_a_string(self):
+        environment = {
+            "CLOCKD_SERVER_LISTEN": '["tcp:1", "unix:a"]',
+            "CLOCKD_AUTH_ANONYMOUS": "true",
+            "CLOCKD_LIMITS_MIN_PERIOD": "0.25",
+            "CLOCKD_AUTH_USERS": "/etc/clockd users",
+            "CLOCKD_METRICS_LISTEN": '"tcp:2"',
+        }
+        config = load(environment=environment)
+        self.assertEqual(config.server.listen, ("tcp:1", "unix:a"))
+        self.assertEqual((config.auth.anonymous, config.limits.min_period), (True, 0.25))
+        self.assertEqual((config.auth.users, config.metrics.listen), ("/etc/clockd users", "tcp:2"))
+
+    def test_other_names_of_the_environment_are_left_alone(self):
+        names = ("CLOCKD_PORT", "CLOCKD_SERVER", "CLOCKD_SERVER_HOST", "clockd_auth_users", "AUTH_USERS")
+        self.assertEqual(load(environment=dict.fromkeys(names, "tcp://10.0.0.1:80")), Config())
+
+    def test_the_environment_of_the_process_is_read_by_default(self):
+        os.environ["CLOCKD_AUTH_USERS"] = "elsewhere"
+        self.addCleanup(os.environ.pop, "CLOCKD_AUTH_USERS")
+        self.assertEqual(load().auth.users, "elsewhere")
+
+    @settings(max_examples=40, deadline=None)
+    @given(
+        st.lists(st.text(st.characters(codec="utf-8"), min_size=1), min_size=1, max_size=3),
+        st.text(st.characters(codec="utf-8"), min_size=1),
+        st.booleans(),
+        st.floats(0.05, 86400),
+        st.integers(1, 1_000_000),
+    )
+    def test_what_is_written_is_what_is_read(self, listen, users, anonymous, seconds, connections):
+        tree = {
+            "server": {"listen": listen},
+            "auth": {"users": users, "anonymous": anonymous},
+            "limits": {"ack_seconds": seconds, "connections_per_account": connections},
+        }
+        # JSON is TOML here, but for the delete character, which TOML wants escaped
+        lines = (
+            line
+            for section, keys in tree.items()
+            for line in (
+                f"[{section}]",
+                *(f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in keys.items()),
+            )
+        )
+        text = "\n".join(lines).replace("\x7f", "\\u007f")
+        read = msgspec.to_builtins(load(self.write(text), {}))
+        for section, keys in tree.items():
+            for key, value in keys.items():
+                expected = tuple(value) if key == "listen" else value
+                self.assertEqual(read[section][key], expected)
+
+    @settings(max_examples=40, deadline=None)
+    @given(st.text(max_size=20))
+    def test_no_text_in_the_environment_raises_anything_but_misconfigured(self, text):
+        environment = dict.fromkeys(("CLOCKD_LIMITS_ACK_SECONDS", "CLOCKD_SERVER_LISTEN", "CLOCKD_AUTH_USERS"), text)
+        with self.assertRaises(Misconfigured):
+            load(environment=environment)
+
+
+class FileTests(ConfigCase):
+    def test_a_file_that_is_absent_is_told(self):
+        path = Path(self.mktemp())
+        with self.assertRaisesRegex(Misconfigured, f"^{path}: cannot be read: No such file"):
+            load(path, {})
+
+    def test_a_folder_is_told(self):
+        path = Path(self.mktemp())
+        path.mkdir()
+        with self.assertRaisesRegex(Misconfigured, "cannot be read: Is a directory"):
+            load(path, {})
+
+    def test_a_file_that_is_no_toml_is_told_with_the_line(self):
+        self.wrong("FILE: is no TOML: Invalid value (at line 2, column 5)", "\na = = 1\n")
+
+    def test_a_file_that_is_no_text_is_told(self):
+        path = Path(self.mktemp())
+        path.write_bytes(b"\xff\xfe")
+        with self.assertRaisesRegex(Misconfigured, "is no TOML: 'utf-8' codec"):
+            load(path, {})
+
+
+class MessagesTests(ConfigCase):
+    def test_an_unknown_key_is_told_with_the_nearest_known_one(self):
+        self.wrong("FILE: server.listn: no such key; did you mean listen?", "[server]\nlistn = 1\n")
+
+    def test_an_unknown_key_that_is_near_to_none_is_told_with_all_that_there_are(self):
+        self.wrong("FILE: auth.zzz: no such key; there are: users, anonymous", "[auth]\nzzz = 1\n")
+
+    def test_an_unknown_section_is_told_with_the_nearest_known_one(self):
+        self.wrong("FILE: limit: no such section; did you mean limits?", "[limit]\nmin_period = 1\n")
+
+    def test_a_section_that_is_a_value_is_told_even_if_the_environment_has_a_key_of_it(self):
+        for environment in ({}, {"CLOCKD_SERVER_LISTEN": "['tcp:1']"}):
+            self.wrong("FILE: server: expected `object`, got `int`", "server = 1\n", environment)
+
+    def test_a_wrong_type_is_told_where_it_was_written(self):
+        self.wrong("FILE: auth.anonymous: expected `bool`, got `int`", "[auth]\nanonymous = 1\n")
+        self.wrong(
+            "CLOCKD_AUTH_ANONYMOUS: auth.anonymous: expected `bool`, got `str`",
+            environment={"CLOCKD_AUTH_ANONYMOUS": "yes"},
+        )
+        self.wrong(
+            "command line: auth.anonymous: expected `bool`, got `int`",
+            environment={"CLOCKD_AUTH_ANONYMOUS": "yes"},
+            flags={("auth", "anonymous"): 1},
+        )
+
+    def test_a_wrong_element_of_a_list_is_told_by_the_lists_key(self):
+        self.wrong("FILE: server.listen: expected `str`, got `int`", '[server]\nlisten = ["tcp:1", 2]\n')
+
+    def test_a_default_period_outside_the_limits_is_told(self):
+        self.wrong(
+            "FILE: limits.default_period: 1 lies outside min_period (2) to max_period (86400)",
+            "[limits]\nmin_period = 2\n",
+        )
+
+    def test_a_bool_is_no_number_and_a_float_no_count(self):
+        self.wrong("FILE: limits.min_period: expected `float`, got `bool`", "[limits]\nmin_period = true\n")
+        self.wrong(
+            "FILE: limits.connections_per_account: expected `int`, got `float`",
+            "[limits]\nconnections_per_account = 2.5\n",
+        )
+
+
+class BoundsTests(ConfigCase):
+    def limits(self, key, value):
+        text = f"[limits]\n{key} = {value}\n"
+        return getattr(load(self.write(text), {}).limits, key)
+
+    def test_each_limit_takes_its_outermost_values_and_none_beyond(self):
+        for key, inside, outside in (
+            ("connections_per_account", (1, 1_000_000), (0, 1_000_001)),
+            ("ack_seconds", (0.05, 86400), (0.049, 86400.1, "nan", "inf")),
+            ("stale_seconds", (0.05, 86400), (0.049, 86400.1, "nan", "inf")),
+            ("min_period", (5e-324, 1.0), (0, -1.0, "nan")),
+            ("max_period", (1.0, YEAR), (YEAR + 1, "inf", "nan", "1" + 400 * "0")),
+            ("default_period", (0.01, 86400), (0, 0.009, 86400.1, "nan")),
+        ):
+            for value in inside:
+                self.assertEqual(self.limits(key, value), value)
+            for value in outside:
+                with self.assertRaisesRegex(Misconfigured, rf": limits\.{key}: "):
+                    self.limits(key, value)
+
+    def test_the_shortest_and_the_longest_default_period_is_a_year_at_most(self):
+        text = f"[limits]\ndefault_period = {{0}}\nmin_period = {{0}}\nmax_period = {YEAR}\n"
+        self.assertEqual(load(self.write(text.format(YEAR)), {}).limits, Limits(YEAR, YEAR, YEAR))
+        self.wrong("FILE: limits.default_period: expected `float` <= 31622400.0", text.format(YEAR + 1))
+
+    def test_one_address_to_listen_on_is_enough_and_none_is_too_few(self):
+        self.assertEqual(load(environment={"CLOCKD_SERVER_LISTEN": '["x"]'}).server, Server(("x",)))
+        self.wrong("FILE: server.listen: expected `array` of length >= 1", "[server]\nlisten = []\n")
+
+    def test_no_text_may_be_empty(self):
+        for section, key, empty in (("server", "listen", '[""]'), ("auth", "users", '""'), ("metrics", "listen", '""')):
+            self.wrong(f"FILE: {section}.{key}: expected `str` of length >= 1", f"[{section}]\n{key} = {empty}\n")
+
+
+class StrangeFileTests(SynchronousTestCase):
+    def wrong(self, text, environment=()):
+        path = Path(self.mktemp())
+        path.write_text(text)
+        with self.assertRaises(Misconfigured) as caught:
+            load(path, dict(environment))
+        return str(caught.exception).replace(str(path), "FILE")
+
+    def test_an_unknown_section_that_is_near_to_none_is_told_with_all_that_there_are(self):
+        self.assertEqual(self.wrong("[zzz]\n"), "FILE: zzz: no such section; there are: server, auth, limits, metrics")
+
+    def test_a_number_of_more_digits_than_python_reads_is_told(self):
+        self.assertIn("is no TOML", self.wrong(f"[limits]\nmax_period = {5000 * '1'}\n"))
+
+    def test_lists_nested_too_deep_are_told(self):
+        self.assertIn("is no TOML", self.wrong(f"a = {5000 * '['}\n"))
+
+    def test_an_environment_that_tomllib_chokes_on_is_a_string(self):
+        for text in (5000 * "1", 5000 * "["):
+            self.assertEqual(load(environment={"CLOCKD_AUTH_USERS": text}).auth.users, text)

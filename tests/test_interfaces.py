@@ -1,0 +1,59 @@
+from twisted.cred.checkers import ICredentialsChecker
+from twisted.cred.portal import IRealm, Portal
+from twisted.internet.task import Clock
+from twisted.logger import ILogObserver
+from twisted.spread import pb
+from twisted.trial.unittest import SynchronousTestCase
+from zope.interface.exceptions import Invalid
+from zope.interface.verify import verifyObject
+
+from clockd.auth import ChallengeResponse, IChallengeResponse, SecretChecker, UsersFile
+from clockd.broker import ClockServerFactory, RemoteMind
+from clockd.feeds import ClockFeed, FeedTable
+from clockd.interfaces import IFeed, ISession, ISink
+from clockd.logs import count_errors
+from clockd.realm import ClockAvatar, ClockRealm, Roster
+from clockd.schedule import Schedule
+from clockd.values import Limits, Tally
+
+
+class ImplementersTests(SynchronousTestCase):
+    def setUp(self):
+        self.clock, self.limits, self.tally = Clock(), Limits(), Tally()
+        self.feeds = FeedTable([ClockFeed(self.clock.seconds)])
+        self.realm = ClockRealm(Roster(1), self.feeds, Schedule(self.clock), self.limits, self.tally)
+
+    def test_the_clock_is_a_feed(self):
+        self.assertTrue(verifyObject(IFeed, ClockFeed(self.clock.seconds)))
+
+    def test_a_remote_mind_is_a_sink(self):
+        mind = RemoteMind(None, None, self.feeds, self.limits, self.tally, self.clock)
+        self.assertTrue(verifyObject(ISink, mind))
+
+    def test_an_avatar_is_a_session_and_a_perspective(self):
+        avatar = ClockAvatar("alice", {}, self.tally, list)
+        self.assertTrue(verifyObject(ISession, avatar))
+        self.assertTrue(verifyObject(pb.IPerspective, avatar))
+
+    def test_the_credentials_are_a_challenge_response(self):
+        self.assertTrue(verifyObject(IChallengeResponse, ChallengeResponse("alice", b"", b"")))
+
+    def test_the_checker_is_creds(self):
+        checker = SecretChecker(UsersFile(None))
+        self.assertTrue(verifyObject(ICredentialsChecker, checker))
+        self.assertEqual(checker.credentialInterfaces, (IChallengeResponse,))
+
+    def test_the_realm_is_creds(self):
+        self.assertTrue(verifyObject(IRealm, self.realm))
+
+    def test_the_factory_is_a_root_of_perspective_broker(self):
+        factory = ClockServerFactory(Portal(self.realm), self.feeds, self.limits, self.tally, self.clock, False)
+        self.assertTrue(verifyObject(pb.IPBRoot, factory))
+
+    def test_what_counts_errors_can_be_called_as_an_observer_is(self):
+        self.assertTrue(verifyObject(ILogObserver, count_errors(list), tentative=True))
+
+    def test_what_implements_nothing_is_found_out(self):
+        for interface in (IFeed, ISink, ISession, IChallengeResponse):
+            with self.assertRaises(Invalid):
+                verifyObject(interface, object())
