@@ -1,5 +1,21 @@
-"""`python -m clockd` is the command `clockd`."""
+"""The process of the command `clockd`, also as `python -m clockd`.
 
-from clockd.cli import main
+Signals are taken care of before anything is imported: as the first process of a container, Python would not even
+notice a SIGTERM that comes before there is a handler for it.
+"""
 
-main(prog_name="clockd")
+import signal
+import sys
+
+
+def main() -> None:
+    """Run the command line; until the reactor handles signals, SIGTERM and SIGINT end the process with 0."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: sys.exit(0))
+    from clockd.cli import main as command  # noqa: PLC0415  # see above
+
+    command(prog_name="clockd")
+
+
+if __name__ == "__main__":
+    main()

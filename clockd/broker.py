@@ -86,16 +86,17 @@ class Boundary(pb.Referenceable):
 
 def _arguments(broker: "ClockBroker", args: Any, kw: Any) -> tuple[tuple[object, ...], dict[str, object]]:
     """Turn what came over the wire into arguments; whatever is wrong with it is the peer's doing."""
-    if not (_is_plain(args) and _is_plain(kw)):
-        raise InvalidValue("an argument is None, bool, int, float, str, bytes, list, tuple, dict or a remote reference")
     try:
-        arguments = tuple(broker.unserialize(args))
-        keywords = {
-            key.decode() if isinstance(key, bytes) else str(key): value for key, value in broker.unserialize(kw).items()
-        }
+        if _is_plain(args) and _is_plain(kw):
+            arguments = tuple(broker.unserialize(args))
+            keywords = {
+                key.decode() if isinstance(key, bytes) else str(key): value
+                for key, value in broker.unserialize(kw).items()
+            }
+            return arguments, keywords
     except Exception as error:
         raise InvalidValue("arguments that this server does not take") from error
-    return arguments, keywords
+    raise InvalidValue("an argument is None, bool, int, float, str, bytes, list, tuple, dict or a remote reference")
 
 
 def _is_plain(jelly: Any) -> bool:

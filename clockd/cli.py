@@ -11,6 +11,7 @@ third of a second.
 import getpass
 import json
 import os
+import re
 import sys
 import tempfile
 import time
@@ -18,7 +19,7 @@ from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
@@ -34,6 +35,15 @@ if TYPE_CHECKING:
 
 DEFAULT_PORT = 8787
 """Where `watch` looks for a server whose port was not said; the default of `server.listen`."""
+
+METRICS_PORT = 9464
+"""Where `health` looks for the server; the default of `metrics.listen`."""
+
+HEALTH_SECONDS = 1.5
+"""As long as `health` waits for an answer."""
+
+FIRST_ACCOUNT = "clockd"
+"""The account that `serve --init` makes."""
 
 config_option = click.option(
     "--config", type=click.Path(path_type=Path), help="Configuration in TOML; without it the defaults hold."
@@ -67,12 +77,14 @@ def main() -> None:
 @click.option("--listen", multiple=True, metavar="ENDPOINT", help="As server.listen; may be given more than once.")
 @click.option("--metrics-listen", metavar="ENDPOINT", help="As metrics.listen.")
 @click.option("--users", metavar="FILE", help="As auth.users.")
+@click.option("--init", is_flag=True, help="Make an absent users file, with one account; print its secret, once.")
 @click.option("--log-format", type=click.Choice(["text", "json"]), default="text", show_default=True)
 def serve(
     config: Path | None,
     listen: tuple[str, ...],
     metrics_listen: str | None,
     users: str | None,
+    init: bool,
     log_format: str,
 ) -> None:
     """Run the server until SIGTERM or SIGINT.
@@ -96,6 +108,8 @@ def serve(
         }
         begin_logging(log_format, sys.stderr)
         settings = load(config, flags={key: value for key, value in flags.items() if value is not None})
+        if init:
+            _first_account(Path(settings.auth.users))
         drive(lambda reactor: _serve(settings, reactor))
 
 
@@ -223,6 +237,18 @@ def check(config: Path | None) -> None:
         click.echo(f"{config or 'defaults'}: good")
 
 
+@main.command()
+@click.argument("url", required=False)
+def health(url: str | None) -> None:
+    """Exit 0 if the server at URL is ready, 1 if it is not or cannot be reached.
+
+    Without URL, /readyz is asked of the address in CLOCKD_METRICS_LISTEN, else of the default port of this host.
+    """
+    answer = ready(url or health_url(os.environ.get("CLOCKD_METRICS_LISTEN", "")))
+    click.echo(answer.text, err=not answer.ok)
+    sys.exit(0 if answer.ok else 1)
+
+
 @contextmanager
 def one_sentence() -> Iterator[None]:
     """Turn what a user did wrong into one sentence on standard error, and an exit code."""
@@ -234,6 +260,44 @@ def one_sentence() -> Iterator[None]:
         click.echo(f"clockd: {error}", err=True)
         mistake = isinstance(error, Misconfigured) and not isinstance(error, CannotListen)
         sys.exit(2 if mistake else 1)
+
+
+class Answer(NamedTuple):
+    """What a server says of its health."""
+
+    ok: bool
+    text: str
+
+
+def ready(url: str) -> Answer:
+    """Ask a server whether it is ready; no answer within `HEALTH_SECONDS` is a no."""
+    import http.client
+    from urllib.parse import urlsplit
+
+    try:
+        parts = urlsplit(url)
+        if parts.scheme != "http" or not parts.hostname:
+            return Answer(ok=False, text=f"clockd: {url}: is no http://HOST:PORT/PATH")
+        connection = http.client.HTTPConnection(parts.hostname, parts.port, timeout=HEALTH_SECONDS)
+        connection.request("GET", parts.path or "/readyz")
+        answer = connection.getresponse()
+        text = answer.read(200).decode(errors="replace").strip()
+    except (OSError, ValueError, http.client.HTTPException) as error:
+        return Answer(ok=False, text=f"clockd: {url}: {error}; is it running there?")
+    return Answer(ok=answer.status == 200, text=text)  # HTTP's OK
+
+
+def health_url(listen: str) -> str:
+    """Return where `/readyz` is, for an endpoint string as `metrics.listen` has it; for none the default's."""
+    kind, *words = re.split(r"(?<!\\):", listen)
+    options = dict(word.split("=", 1) for word in words if "=" in word)
+    port = options.get("port") or (
+        words[0] if kind in {"tcp", "tcp6"} and words and "=" not in words[0] else METRICS_PORT
+    )
+    host = options.get("interface", "").replace("\\:", ":")
+    if host in {"", "0.0.0.0", "::"}:  # noqa: S104  # any address will do, and this one is near
+        host = "127.0.0.1"
+    return f"http://[{host}]:{port}/readyz" if ":" in host else f"http://{host}:{port}/readyz"
 
 
 def drive(work: Callable[[Any], Coroutine[Any, Any, None]]) -> None:
@@ -429,6 +493,14 @@ def _secret(file: Path | None, target: str) -> str:
     if secret is None and not sys.stdin.isatty():
         raise click.UsageError("there is no secret: give --secret-file or set CLOCKD_SECRET")
     return click.prompt(f"Secret of {target}", hide_input=True, err=True) if secret is None else secret
+
+
+def _first_account(users: Path) -> None:
+    from clockd.auth import add_account
+
+    if not users.exists():
+        secret = add_account(users, FIRST_ACCOUNT)
+        click.echo(f"{users}: made, with the account {FIRST_ACCOUNT}; its secret, shown only now: {secret}")
 
 
 def _users(users: Path | None) -> Path:

@@ -10,10 +10,10 @@ that is lost is made again, with the periods it had, until the program leaves th
 Rules of this module: inside, coroutines are driven by Twisted; what a program awaits is an `Either`.
 """
 
+import asyncio
 import sys
 import threading
 import time
-from asyncio import get_running_loop
 from collections.abc import Callable
 from functools import partial
 from types import TracebackType
@@ -125,7 +125,14 @@ class ClockClient:
             Refused: The server has another reason, such as `TooManyConnections`.
         """
         self._work = Deferred.fromCoroutine(self._run())
-        await Either(Deferred.fromCoroutine(self._connected()))
+        try:
+            await Either(Deferred.fromCoroutine(self._connected()))
+        except (CancelledError, asyncio.CancelledError):  # nobody leaves what was not entered
+            self._end(None)
+            self._work.cancel()
+            if self._session is not None:
+                self._session.broker.transport.loseConnection()
+            raise
         return self
 
     async def __aexit__(
@@ -414,7 +421,7 @@ def _typed(failure: Failure) -> NoReturn:
 def _reactor_here() -> Any:
     """Return the installed reactor; on an asyncio loop without one, install and start Twisted's for it."""
     try:
-        loop = get_running_loop()
+        loop = asyncio.get_running_loop()
     except RuntimeError:
         from twisted.internet import reactor
 

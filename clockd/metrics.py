@@ -147,7 +147,7 @@ class _Scrape(Resource):
         """Render all metrics in the format that the client asked for."""
         try:
             encode, content_type = choose_encoder(request.getHeader("accept") or "")
-        except (ValueError, IndexError):  # it raises on versions that are none
+        except Exception:  # noqa: BLE001  # it raises many kinds on a header that makes no sense
             encode, content_type = choose_encoder("")
         request.setHeader("content-type", content_type)
         return encode(self._registry)
