@@ -12,3 +12,10 @@ def pytest_runtest_makereport():
         report.outcome = "failed"
         report.longrepr = f"CI leaves nothing out, but this was skipped: {report.longrepr}"
     return report
+
+
+@pytest.fixture(autouse=True)
+def a_folder_of_its_own(request, tmp_path, monkeypatch):
+    """Have what a unit test writes with trial's `mktemp` go to a temporary folder, and not into the checkout."""
+    if "integration" not in request.path.parts:
+        monkeypatch.chdir(tmp_path)

@@ -1,0 +1,764 @@
+"""The server as a stock Perspective Broker client, and one that is not so stock, meets it."""
+
+import math
+import sys
+from datetime import date
+from decimal import Decimal
+
+from doubles import (
+    EPOCH,
+    SECRET,
+    Broken,
+    Delayed,
+    DelayedRealm,
+    Mind,
+    RigCase,
+    clockd_logs,
+    encoded,
+    written,
+)
+from twisted.cred.credentials import Anonymous
+from twisted.cred.error import UnauthorizedLogin
+from twisted.cred.portal import IRealm
+from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
+from twisted.internet.defer import Deferred, fail
+from twisted.logger import LogLevel
+from twisted.spread import pb
+from twisted.trial.unittest import SynchronousTestCase
+from zope.interface import implementer
+from zope.interface.verify import verifyObject
+
+from clockd.broker import MAX_MIND_ID, RemoteMind, printable_address
+from clockd.interfaces import ISink
+from clockd.values import Limits
+
+
+@implementer(IRealm)
+class FaultyRealm:
+    """Its avatars have methods with bugs."""
+
+    def __init__(self, realm):
+        pass
+
+    def requestAvatar(self, name, mind, *interfaces):
+        return interfaces[0], self, lambda: None
+
+    def begin(self):
+        pass
+
+    def perspective_raises(self):
+        raise ZeroDivisionError("the secret is hunter2")
+
+    def perspective_fails(self):
+        return fail(ZeroDivisionError("the secret is hunter2"))
+
+    def perspective_returns(self):
+        return Unsendable()
+
+
+class Unsendable(pb.Referenceable):
+    def jellyFor(self, jellier):
+        raise ZeroDivisionError("the secret is hunter2")
+
+
+class LoginTests(RigCase):
+    def test_a_login_gives_a_perspective_and_counts_the_connection_as_authenticated(self):
+        rig = self.rig()
+        peer = rig.peer()
+        self.assertEqual((rig.tally.pending, rig.tally.authenticated, rig.tally.opened), (1, 0, 1))
+        self.assertIsInstance(peer.enter(Mind()).perspective, pb.RemoteReference)
+        self.assertEqual((rig.tally.pending, rig.tally.authenticated, rig.tally.avatars), (0, 1, 1))
+        self.assertEqual(rig.tally.logins["secret", "ok"], 1)
+
+    def test_the_first_push_follows_the_login_s_answer_at_once(self):
+        mind = Mind()
+        peer = self.rig().peer().enter(mind)
+        said = [(e[0], e[3] if e[0] == b"message" else None) for e in written(peer.wire.serverIO)]
+        self.assertEqual(said[-2:], [(b"answer", None), (b"message", b"notifyTime")])
+        self.assertEqual(mind.stamps, [EPOCH])
+
+    def test_pushes_go_on_once_a_period(self):
+        rig, mind = self.rig(), Mind()
+        rig.peer().enter(mind)
+        rig.network.advance(3, 1)
+        self.assertEqual(mind.stamps, [EPOCH, EPOCH + 1, EPOCH + 2, EPOCH + 3])
+        self.assertEqual(rig.time.pushes, 4)
+
+    def test_a_wrong_secret_and_an_unknown_name_are_wrong_credentials(self):
+        rig = self.rig()
+        for name, secret in ((b"alice", "wrong"), (b"mallory", SECRET)):
+            failure = rig.peer().login(Mind(), name, secret)
+            self.assert_failed(failure, "WrongCredentials")
+            self.assertTrue(failure.check(UnauthorizedLogin))
+
+    def test_a_failed_login_may_be_tried_again_twice(self):
+        rig = self.rig()
+        peer = rig.peer()
+        for _ in range(2):
+            self.assert_failed(peer.login(Mind(), secret="wrong"), "WrongCredentials")
+        peer.enter(Mind())
+        self.assertEqual(sum(rig.tally.closed.values()), 0)
+
+    def test_the_third_failed_login_is_answered_and_ends_the_connection_for_limit(self):
+        rig = self.rig()
+        peer = rig.peer()
+        for _ in range(3):
+            self.assertEqual(rig.tally.closed["limit"], 0)
+            self.assert_failed(peer.login(Mind(), secret="wrong"), "WrongCredentials")
+        self.assertEqual((rig.tally.closed["limit"], peer.broker.disconnected), (1, 1))
+
+    def test_logins_sent_ahead_get_three_tries_too(self):
+        rig = self.rig()
+        peer = rig.peer()
+        peer.deafen()
+        jellied, mind = [], [b"remote", 1]
+        for luid in range(1, 11):
+            jellied += [
+                [b"message", 1, b"root", b"login", 1, [b"tuple", b"alice"], [b"dictionary"]],
+                [b"message", 2, luid, b"respond", 1, [b"tuple", b"wrong", mind], [b"dictionary"]],
+            ]
+        peer.send(*jellied)
+        self.assertEqual(rig.tally.logins["secret", "denied"], 3)
+
+    def test_a_second_login_on_a_connection_is_refused_and_the_first_goes_on(self):
+        rig, mind = self.rig(), Mind()
+        peer = rig.peer().enter(mind)
+        self.assert_failed(peer.login(Mind()), "NotPermitted")
+        rig.network.advance(1)
+        self.assertEqual((len(mind.stamps), rig.tally.authenticated), (2, 1))
+
+    def test_a_fourth_challenge_is_refused_and_ends_the_connection_for_limit(self):
+        rig = self.rig()
+        peer = rig.peer()
+        for _ in range(3):
+            peer.challenge()
+        self.assertEqual(rig.tally.closed["limit"], 0)
+        self.assert_failed(peer.ask(peer.root, "login", b"alice"), "NotPermitted")
+        self.assertEqual(rig.tally.closed["limit"], 1)
+
+    def test_a_challenge_is_answered_once(self):
+        peer = self.rig().peer()
+        challenger, response = peer.challenge()
+        self.assert_failed(peer.ask(challenger, "respond", b"wrong", Mind()), "WrongCredentials")
+        self.assert_failed(peer.ask(challenger, "respond", response, Mind()), "NotPermitted")
+
+    def test_a_connection_over_its_account_s_limit_is_refused_until_one_has_left(self):
+        rig = self.rig(Limits(connections_per_account=2))
+        peers = [rig.peer().enter(Mind()) for _ in range(2)]
+        self.assert_failed(rig.peer().login(Mind()), "TooManyConnections")
+        self.assertEqual(rig.tally.logins["secret", "limit"], 1)
+        peers[0].leave()
+        rig.peer().enter(Mind())
+
+    def test_anonymous_is_refused_where_it_is_not_offered(self):
+        peer = self.rig().peer()
+        self.assert_failed(peer.ask(peer.root, "loginAnonymous", Mind()), "NotPermitted")
+
+    def test_anonymous_logs_in_where_it_is_offered(self):
+        rig, mind = self.rig(anonymous=True), Mind()
+        peer = rig.peer()
+        logins = []
+        peer.factory.login(Anonymous(), mind).addBoth(logins.append)
+        rig.network.flush()
+        self.assertIsInstance(logins[0], pb.RemoteReference)
+        self.assertEqual((rig.tally.logins["anonymous", "ok"], mind.stamps), (1, [EPOCH]))
+
+    def test_anonymous_too_needs_a_mind(self):
+        peer = self.rig(anonymous=True).peer()
+        self.assert_failed(peer.ask(peer.root, "loginAnonymous", None), "InvalidValue")
+
+    def test_a_broken_checker_is_logged_once_and_told_to_nobody(self):
+        peer = self.rig(checker=Broken()).peer()
+        failure = peer.login(Mind())
+        self.assert_failed(failure, "ServerFault")
+        self.assertNotIn(b"hunter2", peer.wire.serverIO.written)
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+
+    def test_a_login_that_wants_no_answer_fails_in_silence(self):
+        rig = self.rig()
+        peer = rig.peer()
+        challenger, _ = peer.challenge()
+        peer.ask(challenger, "respond", b"wrong", Mind(), pbanswer=False)
+        peer.leave()
+        del rig.peers[:], rig.network.wires[:], peer, challenger
+        self.collect()
+        self.assertEqual(self.flushLoggedErrors(), [])
+
+
+class NameTests(RigCase):
+    def test_a_name_may_be_bytes_or_text(self):
+        rig = self.rig(names=["älice"])
+        rig.peer().enter(Mind(), "älice".encode())
+        rig.peer().enter(Mind(), "älice")
+
+    def test_a_name_has_up_to_64_bytes(self):
+        longest = "ä" * 32
+        rig = self.rig(names=[longest])
+        for name in (longest, longest.encode()):
+            rig.peer().enter(Mind(), name)
+
+    def test_a_name_of_65_bytes_is_invalid(self):
+        for name in ("ä" * 32 + "a", b"a" * 65):
+            self.assert_failed(self.rig().peer().login(Mind(), name), "InvalidValue")
+
+    def test_what_is_no_name_is_invalid(self):
+        peer = self.rig().peer()
+        for name in (b"", "", b"\xff", None, 1, ["alice"], {"a": 1}, True, 1.0):
+            self.assert_failed(peer.ask(peer.root, "login", name), "InvalidValue")
+        peer.enter(Mind())
+
+
+class MindTests(RigCase):
+    def test_what_is_no_remote_object_is_no_mind(self):
+        for mind in (None, 7, [1], {}, "mind", b"mind", True):
+            self.assert_failed(self.rig().peer().login(mind), "InvalidValue")
+
+    def test_an_object_of_the_server_is_no_mind(self):
+        peer = self.rig().peer()
+        challenger, response = peer.challenge()
+        self.assert_failed(peer.ask(challenger, "respond", response, challenger), "InvalidValue")
+
+    def test_a_mind_s_id_is_an_int_from_1_to_31_bits(self):
+        rig = self.rig()
+        for luid in (0, -1, MAX_MIND_ID + 1, 2**400, b"1", b"x" * 10_000, 1.0, [b"unicode", b"x"], []):
+            peer = rig.peer()
+            challenger, response = peer.challenge()
+            failure = peer.ask_raw(challenger.luid, b"respond", response, [b"remote", luid])
+            self.assert_failed(failure, "InvalidValue")
+
+    def test_the_least_and_the_largest_id_are_taken(self):
+        rig = self.rig()
+        for luid in (1, MAX_MIND_ID):
+            peer = rig.peer()
+            challenger, response = peer.challenge()
+            answer = peer.ask_raw(challenger.luid, b"respond", response, [b"remote", luid])
+            self.assertIsInstance(answer, pb.RemoteReference)
+            self.flushLoggedErrors(pb.NoSuchMethod)
+
+    def test_after_an_invalid_mind_the_challenge_is_still_open(self):
+        peer = self.rig().peer()
+        challenger, response = peer.challenge()
+        self.assert_failed(peer.ask(challenger, "respond", response, None), "InvalidValue")
+        self.assertIsInstance(peer.ask(challenger, "respond", response, Mind()), pb.RemoteReference)
+
+    def test_a_response_that_is_no_bytes_is_invalid(self):
+        peer = self.rig().peer()
+        challenger, _ = peer.challenge()
+        for response in (None, "text", 1, []):
+            self.assert_failed(peer.ask(challenger, "respond", response, Mind()), "InvalidValue")
+
+    def test_a_response_of_a_wrong_length_is_wrong(self):
+        for response in (b"", b"x" * 17, b"x" * 1000):
+            peer = self.rig().peer()
+            challenger, _ = peer.challenge()
+            self.assert_failed(peer.ask(challenger, "respond", response, Mind()), "WrongCredentials")
+
+    def test_an_unfinished_reference_leaves_no_trace(self):
+        raised = []
+        self.patch(sys, "unraisablehook", raised.append)
+        peer = self.rig().peer()
+        self.assert_failed(peer.ask_raw(b"root", b"login", [b"remote"]), "InvalidValue")
+        self.collect()
+        self.assertEqual(raised, [])
+
+
+class LeavingTests(RigCase):
+    def test_lost_while_the_checker_works_releases_the_avatar(self):
+        for leave in ("leave", "cut"):
+            checker = Delayed()
+            rig = self.rig(checker=checker)
+            peer = rig.peer()
+            peer.login(Mind())
+            peer.leave() if leave == "leave" else peer.wire.cut()
+            rig.network.flush()
+            checker.asked[0].callback(b"alice")
+            self.assert_empty(rig)
+
+    def test_lost_while_the_checker_works_and_then_refused_is_nothing(self):
+        checker = Delayed()
+        rig = self.rig(checker=checker)
+        peer = rig.peer()
+        peer.login(Mind())
+        peer.leave()
+        checker.asked[0].errback(UnauthorizedLogin())
+        self.collect()
+        self.assertEqual((rig.tally.logins["secret", "ok"], rig.roster._connections), (0, {}))
+
+    def test_lost_while_the_realm_works_releases_the_avatar(self):
+        realms = []
+        rig = self.rig(realm=lambda realm: realms.append(DelayedRealm(realm)) or realms[0])
+        peer = rig.peer()
+        peer.login(Mind())
+        peer.leave()
+        self.assertEqual(rig.roster._connections, {"alice": 1})
+        realms[0].asked[0].callback(None)
+        self.assert_empty(rig)
+
+    def test_lost_between_the_answer_and_the_beginning_releases_the_avatar(self):
+        checker = Delayed()
+        rig = self.rig(checker=checker)
+        peer = rig.peer()
+        peer.login(Mind())
+        checker.asked[0].callback(b"alice")
+        self.assertEqual(len(rig.clock.getDelayedCalls()), 1)
+        peer.wire.cut()
+        while peer.wire.pump(advanceClock=False):
+            pass
+        self.assertEqual((rig.clock.getDelayedCalls(), rig.roster._connections, rig.time.pushes), ([], {}, 0))
+
+    def test_a_connection_closed_in_order_was_ended_by_the_client(self):
+        rig = self.rig()
+        rig.peer().enter(Mind()).leave()
+        self.assertEqual(rig.tally.closed["client"], 1)
+
+    def test_a_connection_that_breaks_was_lost(self):
+        rig = self.rig()
+        peer = rig.peer().enter(Mind())
+        peer.wire.cut()
+        rig.network.flush()
+        self.assertEqual(rig.tally.closed["lost"], 1)
+
+    def test_letting_go_of_the_perspective_logs_out_and_closes(self):
+        rig, mind = self.rig(), Mind()
+        peer = rig.peer().enter(mind)
+        peer.perspective = None
+        rig.network.flush()
+        self.assertEqual((rig.tally.closed["client"], rig.tally.avatars, peer.broker.disconnected), (1, 0, 1))
+        rig.network.advance(2, 1)
+        self.assertEqual(mind.stamps, [EPOCH])
+
+    def test_letting_go_of_something_else_closes_nothing(self):
+        rig = self.rig()
+        peer = rig.peer()
+        self.assert_failed(peer.login(Mind(), secret="wrong"), "WrongCredentials")  # lets go of the challenger
+        peer.enter(Mind())
+        self.collect()
+        rig.network.flush()
+        self.assertEqual((rig.tally.authenticated, sum(rig.tally.closed.values())), (1, 0))
+
+    def test_a_server_that_stops_ends_every_connection(self):
+        rig = self.rig()
+        peers = [rig.peer(), rig.peer().enter(Mind())]
+        rig.factory.end_all()
+        rig.network.flush()
+        self.assertEqual([peer.broker.disconnected for peer in peers], [1, 1])
+        self.assertEqual(rig.tally.closed["drain"], 2)
+
+
+class CallTests(RigCase):
+    def setUp(self):
+        self.server = self.rig(Limits(default_period=2))
+        self.peer = self.server.peer().enter(Mind())
+
+    def call(self, *args, **kwargs):
+        return self.peer.ask(self.peer.perspective, *args, **kwargs)
+
+    def assert_period(self, period):
+        self.assertEqual(self.server.time.requested, 1 / period)
+
+    def test_setperiod_answers_what_was_granted(self):
+        for asked in (5, 5.0):
+            self.assertEqual(self.call("setperiod", asked), 5.0)
+        self.assertEqual(self.call("setperiod", period=7, feed="time"), 7.0)
+        self.assert_period(7)
+        self.assertEqual(self.server.tally.periods, {"granted": 3, "clamped": 0, "refused": 0})
+
+    def test_setperiod_buys_no_push(self):
+        for _ in range(50):
+            self.call("setperiod", 2)
+        self.assertEqual(self.server.time.pushes, 1)
+
+    def test_what_is_no_period_is_refused_and_the_old_one_stays(self):
+        wrong = [True, False, math.nan, math.inf, -math.inf, 0, 0.0, -0.0, -1, -(10**100), -1e-300, "1", b"1", None]
+        wrong += [[1], (1,), {"period": 1}, Mind()]
+        for period in wrong:
+            self.assert_failed(self.call("setperiod", period), "InvalidPeriod")
+        self.assertEqual(self.server.tally.periods, {"granted": 0, "clamped": 0, "refused": len(wrong)})
+        self.assert_period(2)
+        self.server.network.advance(2)
+        self.assertEqual(self.server.time.pushes, 2)
+
+    def test_a_period_within_the_limits_is_granted_and_one_outside_clamped(self):
+        for asked, granted in ((0.01, 0.01), (86400, 86400.0)):
+            self.assertEqual(self.call("setperiod", asked), granted)
+        self.assertEqual(self.server.tally.periods["granted"], 2)
+        low, high = (0.00999, 1e-300, 5e-324), (86401, 86400.01, 1e308, 10**100, 2**448 - 1)
+        for asked in low:
+            self.assertEqual(self.call("setperiod", asked), 0.01)
+        for asked in high:
+            self.assertEqual(self.call("setperiod", asked), 86400.0)
+        self.assertEqual(self.server.tally.periods, {"granted": 2, "clamped": 8, "refused": 0})
+
+    def test_types_that_no_call_takes_are_invalid(self):
+        for value in (Decimal(1), {1}, date(2026, 1, 1), self.peer.perspective):
+            self.assert_failed(self.call("setperiod", value), "InvalidValue")
+        self.assert_period(2)
+
+    def test_a_feed_that_is_not_subscribed_is_unknown(self):
+        for feed in ("weather", None, 1, ["time"]):
+            self.assert_failed(self.call("setperiod", 1, feed), "UnknownFeed")
+
+    def test_a_wrong_number_or_name_of_arguments_is_invalid(self):
+        for args, kwargs in (((), {}), ((1, "time", 3), {}), ((1,), {"seconds": 1}), ((1,), {"period": 1})):
+            failure = self.call("setperiod", *args, **kwargs)
+            self.assert_failed(failure, "InvalidValue")
+            self.assertIn("setperiod takes (period, feed)", str(failure.value))
+        self.assert_failed(self.peer.ask(self.peer.root, "login"), "InvalidValue")
+
+    def test_an_unknown_method_is_one_and_also_twisted_s_own_error_for_it(self):
+        for name in ("nonsense", "", "__init__", "logout", "_told", "x" * 10_000, "ä"):
+            failure = self.call(name)
+            self.assert_failed(failure, "UnknownMethod")
+            self.assertTrue(failure.check(pb.NoSuchMethod))
+
+    def test_an_unknown_method_is_one_before_login_too(self):
+        peer = self.server.peer()
+        self.assert_failed(peer.ask(peer.root, "respond", b"", Mind()), "UnknownMethod")
+
+    def test_arguments_that_are_no_jelly_are_invalid(self):
+        luid = self.peer.perspective.luid
+        for argument in ([b"module", b"os"], [b"nonsense.Class"], [b"cached", 1], [b"dereference"], [[]], [1]):
+            self.assert_failed(self.peer.ask_raw(luid, b"setperiod", argument), "InvalidValue")
+        self.peer.broker.waitingForAnswers[7] = answer = Deferred()
+        self.peer.send([b"message", 7, luid, b"setperiod", 1, 5, 5])
+        self.assert_failed(self.failureResultOf(answer), "InvalidValue")
+
+    def test_a_deep_argument_is_invalid(self):
+        self.peer.broker.waitingForAnswers[7] = answer = Deferred()
+        luid = self.peer.perspective.luid
+        message = [b"message", 7, luid, b"setperiod", 1, [b"tuple", b"here"], [b"dictionary"]]
+        deep = b"\x02\x80\x08\x87" * 2000 + b"\x01\x81"  # [b"list", [b"list", ... 1]]
+        self.peer.raw(encoded(self.peer.broker, message).replace(b"\x04\x82here", deep))
+        self.assert_failed(self.failureResultOf(answer), "InvalidValue")
+        self.assertEqual(self.flushLoggedErrors(), [])
+
+    def test_a_dictionary_of_no_pairs_is_invalid(self):
+        for n, pairs in enumerate(([5], [[]], [[1]], [[1, 2, 3]], [b"ab"], [[[b"list"], 1]])):
+            self.peer.broker.waitingForAnswers[n] = answer = Deferred()
+            message = [b"message", n, self.peer.perspective.luid, b"setperiod", 1, [b"tuple"], [b"dictionary", *pairs]]
+            self.peer.send(message)
+            self.assert_failed(self.failureResultOf(answer), "InvalidValue")
+        self.assertEqual(self.flushLoggedErrors(), [])
+
+    def test_a_keyword_may_come_as_text(self):
+        self.peer.broker.waitingForAnswers[7] = answer = Deferred()
+        keywords = [b"dictionary", [[b"unicode", b"period"], 3]]
+        self.peer.send([b"message", 7, self.peer.perspective.luid, b"setperiod", 1, [b"tuple"], keywords])
+        self.assertEqual(self.successResultOf(answer), 3.0)
+
+    def test_a_call_that_wants_no_answer_gets_none(self):
+        before = len(written(self.peer.wire.serverIO))
+        for method, argument in (("setperiod", 5), ("setperiod", 0), ("nonsense", 1)):
+            self.call(method, argument, pbanswer=False)
+        self.assertEqual(len(written(self.peer.wire.serverIO)), before)
+        self.assert_period(5)
+
+    def test_an_object_that_is_not_there_is_twisted_s_error(self):
+        failure = self.peer.ask_raw(12345, b"setperiod", 1)
+        self.assertTrue(failure.check(pb.Error))
+
+
+class FaultTests(RigCase):
+    def fault(self, method):
+        peer = self.rig(realm=FaultyRealm).peer()
+        perspective = peer.login(Mind())
+        with clockd_logs(LogLevel.critical) as logged:
+            failure = peer.ask(perspective, method)
+        self.assert_failed(failure, "ServerFault")
+        for secret in (b"hunter2", b"ZeroDivision", b"test_broker"):
+            self.assertNotIn(secret, peer.wire.serverIO.written)
+        self.assertEqual(len(logged), 1)
+        return self.flushLoggedErrors()
+
+    def test_an_exception_in_a_method_is_logged_once_and_the_peer_gets_no_details(self):
+        self.assertEqual([error.type for error in self.fault("raises")], [ZeroDivisionError])
+
+    def test_an_exception_in_a_method_s_deferred_is_too(self):
+        self.assertEqual([error.type for error in self.fault("fails")], [ZeroDivisionError])
+
+    def test_a_result_that_cannot_be_sent_is_too(self):
+        self.assertEqual(len(self.fault("returns")), 1)
+
+
+class ProtocolTests(RigCase):
+    def assert_ended(self, *expressions, data=b"", login=False):
+        """Have a peer send this; it ends the connection with one line in the log and no traceback."""
+        rig = self.rig()
+        peer = rig.peer()
+        if login:
+            peer.enter(Mind())
+        with clockd_logs() as logged:
+            peer.raw(data + b"".join(encoded(peer.broker, expression) for expression in expressions))
+        lines = [event["log_format"] for event in logged if "closed" in event["log_format"]]
+        self.assertEqual((len(lines), rig.tally.closed["protocol"], peer.broker.disconnected), (1, 1, 1))
+        self.assertEqual([event["log_level"] for event in logged if event["log_level"] > LogLevel.info], [])
+
+    def test_garbage_ends_the_connection(self):
+        for data in (
+            b"GET / HTTP/1.1\r\n\r\n\xff",
+            b"\x80\x80\xff",
+            b"\x01" * 65,
+            b"\x01\xff",
+            b"\x7f\x87",
+            b"\x05\x86",
+        ):
+            self.assert_ended(data=data)
+            self.assert_ended(data=data, login=True)
+
+    def test_sixty_four_bytes_of_prefix_are_waited_for(self):
+        rig = self.rig()
+        rig.peer().raw(b"\x01" * 64)
+        self.assertEqual(rig.tally.pending, 1)
+
+    def test_what_is_too_long_ends_the_connection(self):
+        self.assert_ended(data=b"\x01\x00\x28\x82")  # a string of 640 KiB + 1
+        self.assert_ended(data=b"\x01\x00\x28\x80")  # a list of as many items
+
+    def test_an_answer_to_nothing_ends_the_connection(self):
+        for expression in ([b"answer", 12345, 1], [b"error", 12345, b"x"], [b"answer", [], 1], [b"answer"]):
+            self.assert_ended(expression)
+            self.assert_ended(expression, login=True)
+
+    def test_what_is_no_message_ends_the_connection(self):
+        for expression in (7, b"message", [], [7], [b"nonsense"], [b"\xff"], [b"version", 5], [b"message", 1]):
+            self.assert_ended(expression)
+
+    def test_letting_go_of_what_one_does_not_have_ends_the_connection(self):
+        for expression in ([b"decref", 99], [b"decref", []], [b"decache", 1], [b"uncache", 1], [b"decref", b"root"]):
+            self.assert_ended(expression, login=True)
+
+    def test_a_method_s_name_that_is_no_utf_8_ends_the_connection(self):
+        self.assert_ended([b"message", 1, b"root", b"\xff", 1, [b"tuple"], [b"dictionary"]])
+
+    def test_what_comes_after_garbage_is_not_looked_at(self):
+        rig = self.rig()
+        peer = rig.peer()
+        with clockd_logs() as logged:
+            peer.server.dataReceived(b"\xff")
+            peer.server.dataReceived(b"\xff")
+        self.assertEqual(len(logged), 1)
+
+    def test_an_object_s_id_may_be_anything(self):
+        peer = self.rig().peer()
+        peer.send([b"message", 1, [b"x"], b"login", 0, [b"tuple"], [b"dictionary"]])
+        self.assertEqual(self.flushLoggedErrors(), [])
+
+    def test_a_message_to_a_cached_object_leaves_no_traceback(self):
+        peer = self.rig().peer()
+        peer.send([b"cachemessage", 1, 1, b"login", 0, [b"tuple"], [b"dictionary"]])
+        self.assertEqual(self.flushLoggedErrors(), [])
+
+    def test_a_dialect_that_we_do_not_speak_ends_the_connection_for_protocol(self):
+        rig = self.rig()
+        peer = rig.peer()
+        peer.server.currentDialect = None
+        peer.raw(b"\x05\x82dutch")
+        self.assertEqual(rig.tally.closed["protocol"], 1)
+
+    def test_what_a_peer_does_not_understand_is_not_logged(self):
+        peer = self.rig().peer()
+        with clockd_logs(LogLevel.debug) as logged:
+            peer.send([b"didNotUnderstand", b"x" * 1000])
+        self.assertEqual((logged, peer.broker.disconnected), ([], 0))
+
+    def test_leaving_in_the_middle_of_a_message_is_leaving(self):
+        rig = self.rig()
+        peer = rig.peer().enter(Mind())
+        message = encoded(peer.broker, [b"message", 1, peer.perspective.luid, b"setperiod", 0, [b"tuple", 5], []])
+        with clockd_logs() as logged:
+            peer.raw(message[:-3])
+            peer.leave()
+        self.assertEqual((len(logged), rig.tally.closed["client"], rig.tally.periods["granted"]), (1, 1, 0))
+
+    def test_a_message_in_single_bytes_is_one(self):
+        rig = self.rig()
+        peer = rig.peer().enter(Mind())
+        message = [b"message", 1, peer.perspective.luid, b"setperiod", 0, [b"tuple", 5], [b"dictionary"]]
+        for byte in encoded(peer.broker, message):
+            peer.raw(bytes([byte]))
+        self.assertEqual(rig.tally.periods["granted"], 1)
+
+
+class AskTests(RigCase):
+    """Which pushes ask for an answer, and what becomes of a client that does not give it."""
+
+    def enter(self, mind, **limits):
+        self.server = self.rig(Limits(**limits))
+        self.mind = mind
+        return self.server.peer().enter(mind)
+
+    def silent(self, **limits):
+        """Let in a client whose answers the test gives by hand."""
+        self.answers = []
+        return self.enter(Mind(lambda: self.answers.append(Deferred()) or self.answers[-1]), **limits)
+
+    def answer(self):
+        answers, self.answers = self.answers, []
+        for answer in answers:
+            answer.callback(None)
+        self.server.network.flush()
+
+    def test_the_first_push_asks_and_the_next_after_eight_pushes_and_ack_seconds(self):
+        peer = self.enter(Mind(), default_period=0.5)
+        self.server.network.advance(5, 0.5)
+        self.assertEqual(peer.pushes(), [True] + [False] * 8 + [True, False])
+
+    def test_no_push_asks_before_ack_seconds_however_many_there_are(self):
+        peer = self.enter(Mind(), default_period=0.0625)
+        self.server.network.advance(1.0625, 0.0625)
+        self.assertEqual(peer.pushes(), [True] + [False] * 15 + [True, False])
+
+    def test_a_third_of_stale_seconds_is_enough_alone(self):
+        peer = self.enter(Mind(), default_period=4, stale_seconds=24)
+        self.server.network.advance(16, 4)
+        self.assertEqual(peer.pushes(), [True, False, True, False, True])
+
+    def test_answers_are_timed(self):
+        peer = self.silent(default_period=10)
+        self.server.network.advance(0.3)
+        self.answer()
+        histogram = self.server.tally.acknowledgement
+        self.assertEqual((sum(histogram.counts), round(histogram.total, 6)), (1, 0.3))
+        self.assertEqual(peer.pushes(), [True])
+
+    def test_pushes_go_on_until_the_answer_is_overdue(self):
+        self.silent(default_period=0.25)
+        self.server.network.advance(0.75, 0.25)
+        self.assertEqual((self.server.time.pushes, self.server.time.skipped["unacknowledged"]), (4, 0))
+        self.server.network.advance(1, 0.25)
+        self.assertEqual((self.server.time.pushes, self.server.time.skipped["unacknowledged"]), (4, 4))
+
+    def test_when_an_overdue_answer_comes_the_newest_sample_is_pushed_once(self):
+        self.silent(default_period=0.25)
+        self.server.network.advance(2.125, 0.125)
+        before = len(self.mind.stamps)
+        self.answer()
+        self.assertEqual(self.mind.stamps[before:], [EPOCH + 2.125])
+
+    def test_when_an_answer_comes_in_time_nothing_is_owed(self):
+        self.silent(default_period=0.25)
+        self.server.network.advance(0.5, 0.25)
+        self.answer()
+        self.assertEqual(self.server.time.pushes, 3)
+
+    def test_skipped_pushes_do_not_count_as_late(self):
+        self.silent(default_period=0.25)
+        self.server.network.advance(2, 0.25)
+        self.assertEqual(sum(self.server.tally.lateness.counts), 3)
+
+    def test_a_client_that_owes_an_answer_for_stale_seconds_is_aborted(self):
+        peer = self.silent(default_period=1, stale_seconds=10)
+        self.server.network.advance(9.5, 0.5)
+        self.server.factory.sweep()
+        self.server.network.flush()
+        self.assertEqual(self.server.tally.closed["stale"], 0)
+        self.server.network.advance(0.5)
+        self.server.factory.sweep()
+        self.assertTrue(peer.wire.serverIO.aborted)
+        self.server.network.flush()
+        self.assertEqual((self.server.tally.closed["stale"], peer.broker.disconnected), (1, 1))
+
+    def test_a_frozen_client_is_aborted_too(self):
+        peer = self.enter(Mind(), default_period=100, stale_seconds=10)
+        peer.wire.frozen = True
+        for _ in range(10):
+            self.assertEqual(self.server.tally.closed["stale"], 0)
+            self.server.network.advance(1)
+            self.server.factory.sweep()
+            self.server.network.flush()
+        self.assertEqual((self.server.tally.closed["stale"], self.server.tally.avatars), (1, 0))
+
+    def test_a_client_of_whom_nothing_was_asked_for_half_of_stale_seconds_is_probed(self):
+        peer = self.enter(Mind(), default_period=100, stale_seconds=10)
+        for passed, probes in ((4.75, 0), (0.25, 1), (4.75, 1), (0.25, 2)):
+            self.server.network.advance(passed)
+            self.server.factory.sweep()
+            self.server.network.flush()
+            sent = [e for e in written(peer.wire.serverIO) if e[0] == b"message" and e[2] == 0]
+            self.assertEqual(len(sent), probes)
+        self.assertEqual((self.server.tally.authenticated, sum(self.server.tally.acknowledgement.counts)), (1, 1))
+
+    def test_a_probe_s_answer_lets_owed_samples_out(self):
+        peer = self.enter(Mind(), default_period=8, stale_seconds=10, ack_seconds=2)
+        peer.wire.frozen = False
+        self.server.network.advance(5)
+        peer.wire.frozen = True
+        self.server.factory.sweep()
+        self.server.network.advance(3)
+        self.assertEqual((self.server.time.skipped["unacknowledged"], len(self.mind.stamps)), (1, 1))
+        peer.wire.frozen = False
+        self.server.network.flush()
+        self.assertEqual(self.mind.stamps, [EPOCH, EPOCH + 8])
+
+    def test_leaving_with_a_probe_open_is_leaving(self):
+        peer = self.enter(Mind(), default_period=100, stale_seconds=10)
+        self.server.network.advance(5)
+        self.server.factory.sweep()
+        peer.wire.cut()
+        self.server.network.flush()
+        self.assertEqual(self.server.tally.closed["lost"], 1)
+
+    def test_a_connection_that_is_not_logged_in_is_not_probed(self):
+        rig = self.rig(Limits(stale_seconds=10))
+        peer = rig.peer()
+        before = len(written(peer.wire.serverIO))
+        rig.network.advance(100)
+        rig.factory.sweep()
+        rig.network.flush()
+        self.assertEqual((len(written(peer.wire.serverIO)), peer.broker.disconnected), (before, 0))
+
+    def test_the_third_error_in_a_row_ends_the_connection_and_the_second_does_not(self):
+        for mind, error in ((pb.Referenceable(), pb.NoSuchMethod), (Mind(ValueError("x" * 1000)), ValueError)):
+            with clockd_logs(LogLevel.warn) as logged:
+                peer = self.enter(mind, default_period=1, stale_seconds=3)
+                self.server.network.advance(1)
+                self.assertEqual((peer.pushes(), peer.broker.disconnected), ([True] * 2, 0))
+                self.server.network.advance(1)
+            self.assertEqual((self.server.tally.closed["protocol"], peer.broker.disconnected, logged), (1, 1, []))
+            self.assertEqual(len(self.flushLoggedErrors(error)), 3)  # the stock client's own
+
+    def test_an_answer_in_between_begins_the_row_anew(self):
+        mind = Mind()
+        self.enter(mind, default_period=1, stale_seconds=3)
+        for answer in (ValueError(), ValueError(), None, ValueError(), ValueError()):
+            mind.answer = answer
+            self.server.network.advance(1)
+        self.assertEqual((self.server.tally.authenticated, len(self.flushLoggedErrors(ValueError))), (1, 4))
+
+    def test_a_probe_s_answer_counts_neither_way(self):
+        self.enter(Mind(ValueError()), default_period=8, stale_seconds=9)
+        for _ in range(16):
+            self.assertEqual(self.server.tally.closed["protocol"], 0)
+            self.server.network.advance(1)
+            self.server.factory.sweep()
+            self.server.network.flush()
+        self.assertEqual((self.server.tally.closed["protocol"], self.server.time.pushes), (1, 3))
+        self.assertEqual(len(self.flushLoggedErrors(ValueError)), 3)
+
+    def test_what_an_answer_holds_is_never_looked_at(self):
+        peer = self.silent(default_period=10)
+        request = next(e[1] for e in written(peer.wire.serverIO) if e[0] == b"message")
+        peer.send([b"answer", request, [b"module", b"os"]])
+        self.assertEqual((self.server.tally.authenticated, sum(self.server.tally.acknowledgement.counts)), (1, 1))
+
+    def test_what_an_error_holds_is_never_looked_at(self):
+        peer = self.silent(default_period=10)
+        request = next(e[1] for e in written(peer.wire.serverIO) if e[0] == b"message")
+        peer.send([b"error", request, [b"nonsense.Class", [b"dereference", 1]]])
+        self.assertEqual((self.server.tally.authenticated, sum(self.server.tally.acknowledgement.counts)), (1, 1))
+
+    def test_a_mind_is_a_sink(self):
+        peer = self.enter(Mind())
+        self.assertIsInstance(peer.server.mind, RemoteMind)
+        self.assertTrue(verifyObject(ISink, peer.server.mind))
+
+
+class AddressTests(SynchronousTestCase):
+    def test_an_address_is_printed_as_people_write_it(self):
+        for address, text in (
+            (IPv4Address("TCP", "192.0.2.7", 1), "192.0.2.7:1"),
+            (IPv6Address("TCP", "2001:db8::7", 1), "[2001:db8::7]:1"),
+            (UNIXAddress("/run/clockd"), "/run/clockd"),
+            (UNIXAddress(None), "a local socket"),
+        ):
+            self.assertIn(printable_address(address), (text, f"b'{text}'"))

@@ -1,0 +1,212 @@
+"""What Prometheus scrapes and what a health check sees, read back with Prometheus's own parsers."""
+
+from doubles import Rig, Sink
+from prometheus_client.openmetrics import parser as openmetrics
+from prometheus_client.parser import text_string_to_metric_families
+from twisted.internet.task import Clock
+from twisted.spread import pb
+from twisted.trial.unittest import SynchronousTestCase
+from twisted.web.http import HTTPChannel
+from twisted.web.http_headers import Headers
+from twisted.web.server import Site
+from twisted.web.test.requesthelper import DummyRequest
+
+from clockd import __version__
+from clockd.metrics import TallyCollector, metrics_site
+from clockd.values import CLOSE_REASONS, LOGIN_METHODS, LOGIN_RESULTS, PERIOD_RESULTS, SKIP_REASONS, Limits, Tally
+
+
+class MetricsCase(SynchronousTestCase):
+    def setUp(self):
+        self.clock = Clock()
+        self.tally = Tally()
+        self.tally.feed("time")
+        self.collector = TallyCollector(self.tally, self.clock)
+        self.trouble = None
+        self.site = metrics_site(self.collector, lambda: self.trouble, self.clock)
+
+    def get(self, path, method=b"GET", **headers):
+        request = DummyRequest([path])
+        request.method = method
+        request.requestHeaders = Headers({name.encode(): [value.encode()] for name, value in headers.items()})
+        resource = self.site.resource.getChildWithDefault(path, request)
+        request.render(resource)
+        return request
+
+    def scrape(self, accept=None):
+        """Return all samples of a scrape: a number by name and labels."""
+        request = self.get(b"metrics", **({} if accept is None else {"accept": accept}))
+        text = b"".join(request.written).decode()
+        parse = openmetrics.text_string_to_metric_families if "# EOF" in text else text_string_to_metric_families
+        families = list(parse(text))
+        self.kinds = {family.name: family.type for family in families}
+        self.content_type = request.responseHeaders.getRawHeaders("content-type")[0]
+        return {(s.name, *sorted(s.labels.items())): s.value for family in families for s in family.samples}
+
+    def labelled(self, name, samples=None):
+        """Return the label values of a metric."""
+        return {tuple(v for _, v in key[1:]): n for key, n in (samples or self.scrape()).items() if key[0] == name}
+
+
+class ScrapeTests(MetricsCase):
+    def test_the_text_format_is_the_default(self):
+        self.assertEqual(self.scrape()["clockd_avatars",], 0)
+        self.assertTrue(self.content_type.startswith("text/plain"), self.content_type)
+
+    def test_openmetrics_is_there_for_who_accepts_it(self):
+        samples = self.scrape("application/openmetrics-text; version=1.0.0, text/plain;q=0.5")
+        self.assertEqual(samples["clockd_connections_opened_total",], 0)
+        self.assertTrue(self.content_type.startswith("application/openmetrics-text"), self.content_type)
+
+    def test_both_formats_say_the_same(self):
+        openmetrics, text = self.scrape("application/openmetrics-text"), self.scrape()
+        ours = {key for key in openmetrics if key[0].startswith("clockd_") and not key[0].endswith("_created")}
+        self.assertEqual({key: text[key] for key in ours}, {key: openmetrics[key] for key in ours})
+
+    def test_an_accept_header_of_nonsense_gets_some_format(self):
+        for nonsense in ("version=1", "version=", "version=1.0.0.0", "version=99.0.0"):
+            for kind in ("application/openmetrics-text", "text/plain"):
+                self.assertEqual(self.scrape(f"{kind}; {nonsense}")["clockd_avatars",], 0)
+        for accept in ("", ",", ";", "text/plain; escaping=nonsense", "=", "*/*;q=x"):
+            self.assertEqual(self.scrape(accept)["clockd_avatars",], 0)
+
+    def test_an_accept_header_with_a_version_of_letters_gets_some_format(self):
+        for nonsense in ("x", ".", "x.y", "1.x"):
+            for kind in ("application/openmetrics-text", "text/plain"):
+                self.assertEqual(self.scrape(f"{kind}; version={nonsense}")["clockd_avatars",], 0)
+
+    def test_every_label_value_is_there_from_the_start(self):
+        samples = self.scrape()
+        for name, labels in {
+            "clockd_connections": {("pending",), ("authenticated",)},
+            "clockd_connections_closed_total": {(reason,) for reason in CLOSE_REASONS},
+            "clockd_logins_total": {(method, result) for method in LOGIN_METHODS for result in LOGIN_RESULTS},
+            "clockd_period_changes_total": {(result,) for result in PERIOD_RESULTS},
+            "clockd_pushes_skipped_total": {("time", reason) for reason in SKIP_REASONS},
+        }.items():
+            self.assertEqual(self.labelled(name, samples), dict.fromkeys(labels, 0), name)
+        for name in ("subscriptions", "push_requested_hertz", "push_achieved_hertz", "pushes_total"):
+            self.assertEqual(self.labelled(f"clockd_{name}", samples), {("time",): 0}, name)
+
+    def test_every_metric_has_its_kind(self):
+        self.scrape()
+        for kind, names in {
+            "gauge": "avatars connections subscriptions push_requested_hertz push_achieved_hertz build_info",
+            "counter": "connections_opened connections_closed logins pushes pushes_skipped period_changes "
+            "unhandled_errors",
+            "histogram": "push_lateness_seconds push_acknowledgement_seconds",
+        }.items():
+            for name in names.split():
+                self.assertEqual(self.kinds[f"clockd_{name}"], kind, name)
+        self.assertIn("process_open_fds", self.kinds)
+        self.assertIn("python_gc_objects_collected", self.kinds)
+
+    def test_the_build_is_told(self):
+        (labels,) = (dict(key[1:]) for key in self.scrape() if key[0] == "clockd_build_info")
+        self.assertEqual((labels["version"], set(labels)), (__version__, {"version", "twisted", "python"}))
+
+    def test_what_was_counted_is_what_is_read(self):
+        tally = self.tally
+        tally.avatars, tally.pending, tally.authenticated, tally.opened, tally.unhandled_errors = 1, 2, 3, 4, 5
+        tally.closed["stale"], tally.logins["secret", "ok"], tally.periods["clamped"] = 6, 7, 8
+        tally.feeds["time"].skipped["stall"], tally.feeds["time"].pushes = 9, 10
+        tally.feeds["time"].subscribed(0.25)
+        samples = self.scrape()
+        for expected, key in (
+            (1, ("clockd_avatars",)),
+            (2, ("clockd_connections", ("state", "pending"))),
+            (3, ("clockd_connections", ("state", "authenticated"))),
+            (4, ("clockd_connections_opened_total",)),
+            (5, ("clockd_unhandled_errors_total",)),
+            (6, ("clockd_connections_closed_total", ("reason", "stale"))),
+            (7, ("clockd_logins_total", ("method", "secret"), ("result", "ok"))),
+            (8, ("clockd_period_changes_total", ("result", "clamped"))),
+            (9, ("clockd_pushes_skipped_total", ("feed", "time"), ("reason", "stall"))),
+            (10, ("clockd_pushes_total", ("feed", "time"))),
+            (1, ("clockd_subscriptions", ("feed", "time"))),
+            (4, ("clockd_push_requested_hertz", ("feed", "time"))),
+        ):
+            self.assertEqual(samples[key], expected, key)
+
+    def test_a_histogram_s_buckets_are_cumulative_and_end_at_infinity(self):
+        for seconds in (0.00005, 0.0001, 0.004, 100):
+            self.tally.lateness.observe(seconds)
+        samples = self.scrape()
+        buckets = {k: n for (k,), n in self.labelled("clockd_push_lateness_seconds_bucket", samples).items()}
+        self.assertEqual([buckets[bound] for bound in ("0.0001", "0.003", "0.005", "2.5", "+Inf")], [2, 2, 3, 3, 4])
+        self.assertEqual(samples["clockd_push_lateness_seconds_count",], 4)
+        self.assertAlmostEqual(samples["clockd_push_lateness_seconds_sum",], 100.00415)
+
+    def test_what_clients_do_makes_no_label(self):
+        rig = Rig(Limits(connections_per_account=1))
+        collector = TallyCollector(rig.tally, rig.clock)
+        before = sum(len(family.samples) for family in collector.collect())
+        for account in (b"alice", b"bob"):
+            _, avatar, _ = rig.realm.requestAvatar(account, Sink(), pb.IPerspective)
+            avatar.begin()
+        self.assertEqual(sum(len(family.samples) for family in collector.collect()), before)
+
+
+class RateTests(MetricsCase):
+    def rate(self):
+        return self.scrape()["clockd_push_achieved_hertz", ("feed", "time")]
+
+    def push(self, pushes, seconds):
+        for _ in range(seconds):
+            self.tally.feeds["time"].pushes += pushes
+            self.clock.advance(1)
+            self.collector.remember()
+
+    def test_the_achieved_rate_is_0_before_any_time_has_passed(self):
+        self.tally.feeds["time"].pushes += 5
+        self.assertEqual(self.rate(), 0)
+
+    def test_the_achieved_rate_is_the_mean_since_the_start_at_first(self):
+        self.push(8, 2)
+        self.assertEqual(self.rate(), 8)
+
+    def test_the_achieved_rate_is_the_mean_of_ten_seconds(self):
+        self.push(100, 30)
+        self.push(0, 9)
+        self.assertEqual(self.rate(), 10)
+        self.push(0, 1)
+        self.assertEqual(self.rate(), 0)
+
+    def test_what_came_since_the_last_second_counts(self):
+        self.push(0, 20)
+        self.tally.feeds["time"].pushes += 21
+        self.clock.advance(0.5)
+        self.assertEqual(self.rate(), 2)
+
+    def test_a_feed_that_was_not_there_yet_counts_from_0(self):
+        self.clock.advance(2)
+        self.tally.feed("new").pushes = 4
+        self.assertEqual(self.scrape()["clockd_push_achieved_hertz", ("feed", "new")], 2)
+
+
+class HealthTests(MetricsCase):
+    def test_a_process_that_answers_is_alive_whatever_the_trouble(self):
+        for self.trouble in (None, "starting"):
+            request = self.get(b"healthz")
+            self.assertEqual((request.responseCode, request.written), (None, [b"ok\n"]))
+
+    def test_a_service_without_trouble_is_ready(self):
+        request = self.get(b"readyz")
+        self.assertEqual((request.responseCode, request.written), (None, [b"ok\n"]))
+
+    def test_a_service_with_trouble_is_not_and_says_why(self):
+        self.trouble = "pushing late: 0.300 s"
+        request = self.get(b"readyz")
+        self.assertEqual((request.responseCode, request.written), (503, [b"pushing late: 0.300 s\n"]))
+
+    def test_nothing_else_is_there(self):
+        for path in (b"", b"metric", b"readyz.html"):
+            self.assertEqual(self.get(path).responseCode, 404)
+        self.flushWarnings()  # Twisted's resource for this is one that Twisted deprecates
+
+    def test_the_site_says_nothing_to_the_log(self):
+        request = DummyRequest([b"metrics"])
+        self.assertIsNone(self.site.log(request))
+        self.assertIsInstance(self.site, Site)
+        self.assertFalse(self.site.noisy)
+        self.assertIs(self.site.buildProtocol(None)._channel.__class__, HTTPChannel)

@@ -1,0 +1,283 @@
+"""The composition root on a reactor in memory."""
+
+import gc
+import shutil
+import tempfile
+from errno import EADDRINUSE
+from pathlib import Path
+
+from doubles import EPOCH, Mind, Network, Peer
+from twisted.application.service import IService
+from twisted.internet.address import IPv4Address
+from twisted.internet.defer import Deferred
+from twisted.internet.error import CannotListenError
+from twisted.internet.interfaces import IListeningPort
+from twisted.internet.testing import MemoryReactorClock
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from twisted.trial.unittest import SynchronousTestCase
+from zope.interface import implementer
+from zope.interface.verify import verifyObject
+
+from clockd.auth import add_account
+from clockd.config import Auth, Config, Metrics, Server
+from clockd.errors import CannotListen, Misconfigured, UsersFileError
+from clockd.service import LATE_SECONDS, Listener, make_service
+from clockd.values import Limits
+
+
+@implementer(IListeningPort)
+class Port:
+    """A port that closes when the test says so, or at once."""
+
+    def __init__(self, closing=None):
+        self.closing = closing
+        self.stopped = 0
+
+    def getHost(self):
+        return IPv4Address("TCP", "127.0.0.1", 8787)
+
+    def stopListening(self):
+        self.stopped += 1
+        return self.closing
+
+
+class Endpoint:
+    def __init__(self):
+        self.listening = Deferred()
+
+    def listen(self, factory):
+        return self.listening
+
+
+class Reactor(MemoryReactorClock):
+    """In memory; the ports in `taken` cannot be listened on."""
+
+    def __init__(self):
+        super().__init__()
+        self.taken = {}
+        self.ports = []
+
+    def listenTCP(self, port, factory, backlog=50, interface=""):
+        if port in self.taken:
+            raise self.taken[port]
+        super().listenTCP(port, factory, backlog, interface)
+        self.ports.append(Port())
+        return self.ports[-1]
+
+
+class ServiceCase(SynchronousTestCase):
+    def setUp(self):
+        folder = Path(tempfile.mkdtemp())
+        self.addCleanup(shutil.rmtree, folder)
+        self.users = folder / "users"
+        self.secret = add_account(self.users, "alice")
+        self.reactor = Reactor()
+
+    def now(self):
+        return EPOCH + self.reactor.seconds()
+
+    def make(self, **sections):
+        sections.setdefault("auth", Auth(users=str(self.users)))
+        self.service = make_service(Config(**sections), self.reactor, self.now)
+        return self.service
+
+    def start(self, **sections):
+        service = self.make(**sections)
+        service.startService()
+        self.addCleanup(service.stopService)
+        return service
+
+    def peer(self):
+        factory = next(factory for port, factory, *_ in self.reactor.tcpServers if port == 8787)
+        self.network = Network(factory, self.reactor)
+        return Peer(self.network)
+
+
+class StartTests(ServiceCase):
+    def test_nothing_happens_before_the_start(self):
+        service = self.make()
+        self.assertEqual((self.reactor.tcpServers, self.reactor.getDelayedCalls()), ([], []))
+        self.assertNoResult(service.ready)
+        self.assertEqual(service.trouble(), "starting")
+
+    def test_started_it_listens_where_it_was_told_and_is_ready(self):
+        service = self.start(server=Server(listen=("tcp:8787:interface=127.0.0.1", "tcp:1")), metrics=Metrics("tcp:2"))
+        self.assertEqual(self.successResultOf(service.ready), self.reactor.ports)
+        self.assertEqual(
+            [(port, at) for port, _, _, at in self.reactor.tcpServers], [(8787, "127.0.0.1"), (1, ""), (2, "")]
+        )
+        self.assertIsNone(service.trouble())
+        self.assertTrue(verifyObject(IService, service))
+
+    def test_a_client_logs_in_and_is_pushed_the_time(self):
+        self.start(limits=Limits(default_period=2))
+        mind = Mind()
+        peer = self.peer()
+        peer.perspective = peer.login(mind, secret=self.secret)
+        self.network.advance(4, 1)
+        self.assertEqual(mind.stamps, [EPOCH, EPOCH + 2, EPOCH + 4])
+
+    def test_anonymous_is_offered_only_if_it_was_configured(self):
+        for anonymous in (False, True):
+            self.reactor = Reactor()
+            self.start(auth=Auth(users=str(self.users), anonymous=anonymous))
+            peer = self.peer()
+            answer = peer.ask(peer.root, "loginAnonymous", Mind())
+            self.assertEqual(hasattr(answer, "callRemote"), anonymous)
+
+    def test_the_limit_of_connections_is_the_configured_one(self):
+        self.start(limits=Limits(connections_per_account=1))
+        first, second = self.peer(), self.peer()
+        first.perspective = first.login(Mind(), secret=self.secret)
+        self.assertTrue(second.login(Mind(), secret=self.secret).check("clockd.errors.TooManyConnections"))
+
+    def test_connections_are_looked_after_once_a_second(self):
+        service = self.start(limits=Limits(default_period=100, stale_seconds=10))
+        peer = self.peer()
+        peer.perspective = peer.login(Mind(), secret=self.secret)
+        peer.wire.frozen = True
+        self.network.advance(9, 1)
+        self.assertEqual(service.tally.closed["stale"], 0)
+        self.network.advance(1)
+        self.assertEqual(service.tally.closed["stale"], 1)
+
+
+class MisconfiguredTests(ServiceCase):
+    def test_an_endpoint_that_is_none_is_told_with_its_key(self):
+        for nonsense in ("tcp", "tcp:x", "nonsense:1", "tcp:1:nonsense=2", ":", "tcp:1:1:1:1:1"):
+            for key, sections in (
+                ("server.listen", {"server": Server(listen=(nonsense,))}),
+                ("metrics.listen", {"metrics": Metrics(nonsense)}),
+            ):
+                with self.assertRaises(Misconfigured) as caught:
+                    self.make(**sections)
+                self.assertTrue(str(caught.exception).startswith(f"{key}: {nonsense}: "), caught.exception)
+
+    def test_a_users_file_that_is_not_there_is_told(self):
+        with self.assertRaisesRegex(UsersFileError, "clockd user add"):
+            self.make(auth=Auth(users=str(self.users.with_name("none"))))
+
+    def test_an_address_that_is_taken_is_told_with_its_key(self):
+        taken = CannotListenError("127.0.0.1", 0, OSError(EADDRINUSE, "Address already in use"))
+        for port, key in ((8787, "server.listen"), (9464, "metrics.listen")):
+            self.reactor = Reactor()
+            self.reactor.taken = {port: taken}
+            service = self.start()
+            error = self.failureResultOf(service.ready, CannotListen).value
+            self.assertTrue(str(error).startswith(f"{key}: tcp:{port}:interface=127.0.0.1: Address already in use"))
+            self.assertEqual(service.trouble(), "starting")
+            self.successResultOf(service.stopService())
+            self.assertEqual([port.stopped for port in self.reactor.ports], [1])
+
+    def test_another_reason_not_to_listen_is_told_too(self):
+        self.reactor.taken = {8787: ValueError("no such interface")}
+        self.assertIn("no such interface", str(self.failureResultOf(self.start().ready, CannotListen).value))
+
+    def test_both_addresses_taken_is_one_error(self):
+        self.reactor.taken = dict.fromkeys((8787, 9464), ValueError("taken"))
+        self.assertIn("server.listen", str(self.failureResultOf(self.start().ready, CannotListen).value))
+
+
+class StopTests(ServiceCase):
+    def test_stopping_closes_the_ports_and_leaves_no_delayed_call(self):
+        service = self.start()
+        self.reactor.advance(5)
+        self.successResultOf(service.stopService())
+        self.assertEqual([port.stopped for port in self.reactor.ports], [1, 1])
+        self.assertEqual((self.reactor.getDelayedCalls(), service.trouble()), ([], "stopping"))
+
+    def test_stopping_ends_every_connection(self):
+        service = self.start()
+        peers = [self.peer(), self.peer()]
+        peers[0].perspective = peers[0].login(Mind(), secret=self.secret)
+        self.successResultOf(service.stopService())
+        for peer in peers:
+            peer.network.flush()
+        self.assertEqual([peer.broker.disconnected for peer in peers], [1, 1])
+        tally = service.tally
+        self.assertEqual((tally.closed["drain"], tally.avatars, tally.pending, tally.authenticated), (2, 0, 0, 0))
+        self.assertEqual(self.reactor.getDelayedCalls(), [])
+
+    def test_stopping_waits_for_the_ports(self):
+        service = self.start()
+        closing = self.reactor.ports[0].closing = Deferred()
+        stopped = service.stopService()
+        self.assertNoResult(stopped)
+        closing.callback(None)
+        self.successResultOf(stopped)
+
+    def test_stopping_twice_is_stopping_once(self):
+        service = self.start()
+        self.successResultOf(service.stopService())
+        self.successResultOf(service.stopService())
+        self.assertEqual([port.stopped for port in self.reactor.ports], [1, 1])
+
+    def test_stopping_what_was_not_started_is_nothing(self):
+        self.successResultOf(self.make().stopService())
+        gc.collect()
+        self.assertEqual(self.flushLoggedErrors(), [])
+
+    def test_a_service_can_be_started_again(self):
+        service = self.start()
+        self.successResultOf(service.stopService())
+        service.startService()
+        gc.collect()
+        self.assertEqual((service.trouble(), self.flushLoggedErrors()), (None, []))
+
+
+class ListenerTests(SynchronousTestCase):
+    def setUp(self):
+        self.endpoint, self.port = Endpoint(), Port()
+        self.listener = Listener("server.listen", "tcp:1", self.endpoint, None)
+        self.listener.startService()
+
+    def test_it_tells_the_port_once_it_listens(self):
+        self.assertNoResult(self.listener.listening)
+        self.endpoint.listening.callback(self.port)
+        self.assertIs(self.successResultOf(self.listener.listening), self.port)
+
+    def test_stopping_before_it_listens_is_done_at_once(self):
+        self.successResultOf(self.listener.stopService())
+
+    def test_a_port_that_opens_after_the_stop_is_closed(self):
+        self.listener.stopService()
+        self.endpoint.listening.callback(self.port)
+        self.assertEqual(self.port.stopped, 1)
+
+
+class TroubleTests(ServiceCase):
+    def late(self, *seconds):
+        service = self.start()
+        for late in seconds:
+            service.tally.lateness.observe(late)
+        self.reactor.advance(1)
+        return service
+
+    def test_pushes_that_are_late_on_average_are_trouble(self):
+        self.assertEqual(
+            self.late(0.0, 2 * LATE_SECONDS + 0.002).trouble(), "pushing late: 0.251 s on average in the last second"
+        )
+
+    def test_pushes_that_are_just_in_time_are_none(self):
+        self.assertIsNone(self.late(LATE_SECONDS, LATE_SECONDS).trouble())
+
+    def test_trouble_is_over_when_pushes_are_in_time_again(self):
+        service = self.late(10)
+        service.tally.lateness.observe(0)
+        self.reactor.advance(1)
+        self.assertIsNone(service.trouble())
+
+    def test_an_error_in_the_log_after_the_stop_is_not_counted(self):
+        service = self.start()
+        service.stopService()
+        self.count_errors(service, 0)
+
+    def test_an_error_in_the_log_is_counted(self):
+        self.count_errors(self.start(), 1)
+
+    def count_errors(self, service, counted):
+        Logger().failure("a bug", Failure(ZeroDivisionError()))
+        Logger().info("no bug")
+        self.assertEqual(service.tally.unhandled_errors, counted)
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
