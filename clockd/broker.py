@@ -339,6 +339,8 @@ class ClockBroker(pb.Broker):
 
     def callExpressionReceived(self, obj: object) -> None:
         """Take an expression; stock PB would close politely on a dialect that it does not speak."""
+        if self._ended_for is not None:  # what comes behind an end is not served
+            return
         if self.currentDialect is None and obj not in self.knownDialects:
             raise pb.ProtocolError("a dialect that was not offered")
         super().callExpressionReceived(obj)
@@ -377,6 +379,7 @@ class ClockBroker(pb.Broker):
         """Forget an object; a client that has let go of its perspective is done."""
         super().proto_decref(objectID)
         if self._perspective is not None and self._perspective.processUniqueID() not in self.luids:
+            self.login.left()
             self._close("client")
 
     def proto_didNotUnderstand(self, command: object) -> None:

@@ -131,7 +131,7 @@ class ClockClient:
             self._end(None)
             self._work.cancel()
             if self._session is not None:
-                self._session.broker.transport.loseConnection()
+                self._session.broker.transport.abortConnection()
             raise
         return self
 
@@ -216,10 +216,7 @@ class ClockClient:
             session.perspective = await self._bounded(factory.login(self._credentials, _Mind(self._deliver)))
             for feed, period in self._periods.items():
                 await self._bounded(session.perspective.callRemote("setperiod", period, feed))
-        except Refused:
-            transport.loseConnection()
-            raise
-        except CancelledError:
+        except (Refused, CancelledError):
             transport.abortConnection()
             raise
         except Exception as error:

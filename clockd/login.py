@@ -117,10 +117,11 @@ class Login:
         Raises:
             NotPermitted: There have been enough; the connection will be closed.
         """
-        if self.tries >= TRIES:
-            self.soon(lambda: self.close("limit"))
-            raise NotPermitted(f"a connection has {TRIES} tries to log in")
         self.tries += 1
+        if self.tries == TRIES + 1:
+            self.soon(lambda: self.close("limit"))
+        if self.tries > TRIES:
+            raise NotPermitted(f"a connection has {TRIES} tries to log in")
 
     def refuse(self, failure: Failure) -> None:
         """Tell the peer that it is not let in."""
@@ -197,7 +198,7 @@ def _respond(machine: ILogin, login: Login, response: bytes, mind: ISink) -> Def
 @greeting.upon(ILogin.anonymous).to(checking)
 @challenged.upon(ILogin.anonymous).to(checking)
 def _anonymous(machine: ILogin, login: Login, mind: ISink) -> Deferred[ISession]:
-    login.tries += 1
+    login.start_try()
     login.name = ANONYMOUS
     return login.check(machine, Anonymous(), mind)
 

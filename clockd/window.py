@@ -45,6 +45,7 @@ class AckWindow:
         "_errors",
         "_heard",
         "_last_ask",
+        "_last_question",
         "_pushes",
         "_stale_seconds",
         "owed",
@@ -55,6 +56,7 @@ class AckWindow:
         self._stale_seconds = stale_seconds
         self._asked: float | None = None
         self._last_ask: float | None = None
+        self._last_question: float | None = None  # an ask or a probe
         self._heard = now
         self._pushes = 0
         self._errors = 0
@@ -72,7 +74,8 @@ class AckWindow:
             if passed < self._stale_seconds / 3 and (passed < self._ack_seconds or self._pushes < PUSHES_BETWEEN_ASKS):
                 self._pushes += 1
                 return Verdict.SEND
-        self._ask(now)
+        self._asked = self._last_ask = self._last_question = now
+        self._pushes = 0
         return Verdict.ASK
 
     def owe(self, feed: str) -> None:
@@ -87,10 +90,10 @@ class AckWindow:
 
     def probe(self, now: float) -> bool:
         """Tell whether the connection is to be probed now; if so, the probe is an ask that is open."""
-        quiet = now - (self._heard if self._last_ask is None else self._last_ask)
+        quiet = now - (self._heard if self._last_question is None else self._last_question)
         if self._asked is not None or quiet < self._stale_seconds / 2:
             return False
-        self._ask(now)
+        self._asked = self._last_question = now
         return True
 
     def answered(self, now: float) -> float:
@@ -118,7 +121,3 @@ class AckWindow:
         return self._asked is not None and now - max(self._heard, self._asked - self._stale_seconds / 2) >= (
             self._stale_seconds
         )
-
-    def _ask(self, now: float) -> None:
-        self._asked = self._last_ask = now
-        self._pushes = 0

@@ -120,6 +120,22 @@ class LoginTests(RigCase):
         peer.send(*jellied)
         self.assertEqual(rig.tally.logins["secret", "denied"], 3)
 
+    def test_more_tries_than_there_are_order_one_close_that_goes_with_the_connection(self):
+        message = [b"message", 1, b"root", b"login", 0, [b"tuple", b"alice"], [b"dictionary"]]
+        for tries, ordered in ((3, 0), (4, 1), (6, 1)):
+            rig = self.rig()
+            peer = rig.peer()
+            peer.server.dataReceived(encoded(peer.broker, message) * tries)
+            self.assertEqual(len(rig.clock.getDelayedCalls()), ordered)
+            peer.server.transport.loseConnection()
+
+    def test_anonymous_is_a_try_like_any_other(self):
+        rig = self.rig(anonymous=True)
+        peer = rig.peer()
+        challenges = [peer.challenge() for _ in range(3)]
+        self.assertEqual(len(challenges), 3)
+        self.assert_failed(peer.ask(peer.root, "loginAnonymous", Mind()), "NotPermitted")
+
     def test_a_second_login_on_a_connection_is_refused_and_the_first_goes_on(self):
         rig, mind = self.rig(), Mind()
         peer = rig.peer().enter(mind)
@@ -326,6 +342,15 @@ class LeavingTests(RigCase):
         self.assertEqual((rig.tally.closed["client"], rig.tally.avatars, peer.broker.disconnected), (1, 0, 1))
         rig.network.advance(2, 1)
         self.assertEqual(mind.stamps, [EPOCH])
+
+    def test_what_comes_behind_letting_go_is_not_served_and_nothing_is_pushed_any_more(self):
+        rig, mind = self.rig(), Mind()
+        peer = rig.peer().enter(mind)
+        luid = peer.perspective.luid
+        setperiod = [b"message", 9, luid, b"setperiod", 0, [b"tuple", 0.1], [b"dictionary"]]
+        peer.server.dataReceived(encoded(peer.broker, [b"decref", luid]) + encoded(peer.broker, setperiod))
+        self.assertEqual((rig.tally.avatars, rig.tally.periods["granted"]), (0, 0))
+        peer.broker.sendDecRef = lambda _: None
 
     def test_letting_go_of_something_else_closes_nothing(self):
         rig = self.rig()

@@ -110,6 +110,13 @@ class ProbingTests(SynchronousTestCase):
         self.window.admit(100.0)
         self.assertFalse(self.window.probe(120.0))
 
+    def test_a_probe_does_not_take_the_place_of_the_ask_of_a_push(self):
+        self.window.admit(100.0)
+        self.window.answered(100.0)
+        self.assertTrue(self.window.probe(115.0))
+        self.window.answered(115.0)
+        self.assertIs(self.window.admit(120.0), ASK)
+
     def test_a_probe_is_an_ask_that_is_open(self):
         self.window.probe(115.0)
         self.assertFalse(self.window.probe(140.0))
