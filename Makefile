@@ -7,7 +7,7 @@ PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do $(c
 BIN := .venv/bin
 PIP = $(PYTHON) -m pip --disable-pip-version-check --python .venv/bin/python install -qq --no-deps
 
-.PHONY: help run test check clean format lock
+.PHONY: help run test check image clean format lock
 
 help:  ## Say what there is to make
 	@sed -n 's/^\([a-z]*\):.*## /make \1 /p' $(MAKEFILE_LIST) | column -t -l 3 -s ' '
@@ -24,6 +24,9 @@ check: .venv/dev  ## Check format, lint, types and layers
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+image:  ## Build the container image with docker, podman or buildah
+	@deploy/build-image
 
 format: .venv/dev  ## Bring the code into its format
 	$(BIN)/ruff format .

@@ -12,6 +12,7 @@ import getpass
 import json
 import os
 import re
+import signal
 import sys
 import tempfile
 import time
@@ -333,6 +334,7 @@ def drive(work: Callable[[Any], Coroutine[Any, Any, None]]) -> None:
         reactor.addSystemEventTrigger("before", "shutdown", stop)
         done.addErrback(keep).addBoth(ended)
 
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # the reactor takes it over only from Python's own
     reactor.callWhenRunning(start)
     reactor.run()
     for failure in failures:

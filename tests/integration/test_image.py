@@ -1,0 +1,199 @@
+"""The image: built with the project's own Dockerfile, run without rights on a read-only root, stopped, run again.
+
+Where no image registry is reached, `.ci/stand-ins` makes the image that the Dockerfile starts from. The containers use
+the host's network, so the ports of their configuration are moved by the environment.
+"""
+
+import json
+import os
+import time
+import uuid
+from pathlib import Path
+
+import pytest
+from processes import clockd, eventually, free_port, run
+
+ROOT = Path(__file__).resolve().parents[2]
+HARDENED = ("--read-only", "--cap-drop=all", "--security-opt=no-new-privileges")
+ENGINE = """\
+[containers]
+default_ulimits = ["nofile=16384:16384", "nproc=4096:4096"]
+[engine]
+runtime = "runc"
+cgroup_manager = "cgroupfs"
+events_logger = "file"
+"""
+BUILD_SECONDS = 300
+
+
+@pytest.fixture(scope="module")
+def podman(tmp_path_factory):
+    """Return what runs a podman command here, as root, without systemd."""
+    for program, package in (("podman", "podman"), ("buildah", "buildah"), ("runc", "runc")):
+        if run("which", program).returncode:
+            pytest.skip(f"there is no {program} here; it comes with Debian's package {package}")
+    configuration = tmp_path_factory.mktemp("podman") / "containers.conf"
+    configuration.write_text(ENGINE)
+    environment = {"CONTAINERS_CONF": str(configuration)}
+
+    def podman(*words, check=True, seconds=60):
+        done = run("podman", *words, environment=environment, seconds=seconds)
+        assert done.returncode == 0 or not check, done.stderr
+        return done
+
+    podman.environment = environment
+    return podman
+
+
+@pytest.fixture(scope="module")
+def image(podman):
+    """The name of the image, built from this checkout; it is removed afterwards."""
+    if podman("image", "exists", "localhost/python:3.13-slim", check=False).returncode:
+        pytest.skip("there is no image python:3.13-slim here: `.ci/stand-ins python` makes a stand-in")
+    name = f"localhost/clockd-test-{uuid.uuid4().hex[:8]}"
+    build(podman, name)
+    yield name
+    podman("rmi", "--force", name)
+
+
+def build(podman, name, *options):
+    """Build with what `make image` calls; this machine's pip finds its index and authorities in mounted files."""
+    mounts = [f"--volume={path}:{path}:ro" for path in ("/etc/ssl/certs", "/etc/pip.conf") if Path(path).exists()]
+    done = run(
+        *(str(ROOT / "deploy" / "build-image"), name, "--isolation=chroot", "--pull=never", "--layers"),
+        *mounts,
+        *options,
+        environment={**podman.environment, "BUILDAH_ISOLATION": "chroot"},
+        seconds=BUILD_SECONDS,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+class Container:
+    """A container of the image that is removed at the end.
+
+    Args:
+        podman: Runs podman.
+        image: Its image.
+        options: More of `podman run`.
+    """
+
+    def __init__(self, podman, image, *options):
+        self.podman = podman
+        self.port, self.metrics = free_port(), free_port()
+        ports = (
+            f"--env=CLOCKD_SERVER_LISTEN=['tcp:{self.port}:interface=127.0.0.1']",
+            f"--env=CLOCKD_METRICS_LISTEN=tcp:{self.metrics}:interface=127.0.0.1",
+        )
+        self.id = podman("run", "--detach", "--network=host", *ports, *options, image).stdout.strip()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.podman("rm", "--force", "--time=0", self.id)
+
+    def inspect(self, template):
+        return self.podman("inspect", self.id, "--format", template).stdout.strip()
+
+    def log(self):
+        done = self.podman("logs", self.id)
+        return done.stdout + done.stderr
+
+    def wait_until_ready(self):
+        url = f"http://127.0.0.1:{self.metrics}/readyz"
+        eventually(lambda: clockd("health", url).returncode == 0)
+
+    def secret(self):
+        return self.log().partition("shown only now: ")[2].split()[0]
+
+    def ticks(self, secret):
+        done = clockd(
+            *("watch", f"clockd@127.0.0.1:{self.port}", "--period", "0.05", "--count", "3"),
+            environment={"CLOCKD_SECRET": secret},
+        )
+        return len(done.stdout.splitlines())
+
+
+@pytest.fixture
+def volume(podman):
+    name = f"clockd-test-{uuid.uuid4().hex[:8]}"
+    podman("volume", "create", name)
+    yield f"--volume={name}:/var/lib/clockd"
+    podman("volume", "rm", "--force", name)
+
+
+def test_it_serves_without_rights_and_knows_its_account_again(podman, image, volume):
+    with Container(podman, image, *HARDENED, volume) as first:
+        first.wait_until_ready()
+        assert podman("healthcheck", "run", first.id).returncode == 0
+        secret = first.secret()
+        assert first.ticks(secret) == 3
+        assert podman("exec", first.id, "id", "-u").stdout.strip() == "8787"
+        began = time.monotonic()
+        podman("stop", "--time=10", first.id)
+        assert time.monotonic() - began < 2  # a stop that is not heard takes 10 s and ends in 137
+        assert first.inspect("{{.State.ExitCode}}") == "0"
+        assert "Traceback" not in first.log()
+    with Container(podman, image, *HARDENED, volume) as second:
+        second.wait_until_ready()
+        assert second.ticks(secret) == 3
+        assert "secret" not in second.log()
+        assert secret not in second.log()
+
+
+def test_a_mounted_configuration_and_users_file_are_used_and_left_alone(podman, image, tmp_path):
+    tmp_path.chmod(0o755)
+    users = tmp_path / "users"
+    secret = clockd("user", "add", "clockd", "--users", str(users)).stdout.strip()
+    os.chown(users, 8787, 8787)
+    before = users.read_bytes()
+    configuration = tmp_path / "clockd.toml"
+    configuration.write_text("[auth]\nusers = '/users'\n[limits]\nmin_period = 0.5\n")
+    configuration.chmod(0o644)
+    mounts = (f"--volume={configuration}:/etc/clockd/clockd.toml:ro", f"--volume={users}:/users:ro")
+    with Container(podman, image, *HARDENED, *mounts) as container:
+        container.wait_until_ready()
+        done = clockd(
+            *("watch", f"clockd@127.0.0.1:{container.port}", "--period", "0.1", "--count", "1"),
+            environment={"CLOCKD_SECRET": secret},
+        )
+        assert done.stderr == "clockd: the server grants a period of 0.5 s\n"
+        assert "shown only now" not in container.log()
+    assert users.read_bytes() == before
+
+
+@pytest.mark.parametrize("seconds", [0, 0.05, 0.2, 0.5, 0.9])
+def test_a_stop_in_its_first_second_ends_it_in_good_order(podman, image, seconds):
+    with Container(podman, image, *HARDENED) as container:
+        time.sleep(seconds)
+        podman("stop", "--time=10", container.id)
+        assert container.inspect("{{.State.ExitCode}}") == "0"
+
+
+def test_health_tells_of_a_server_that_is_not_ready(podman, image):
+    with Container(podman, image, *HARDENED) as container:
+        container.wait_until_ready()
+        elsewhere = podman("exec", container.id, "clockd", "health", f"http://127.0.0.1:{free_port()}/", check=False)
+        assert elsewhere.returncode == 1
+
+
+def test_it_is_small_runs_as_nobody_in_particular_and_holds_no_secret(podman, image):
+    (described,) = json.loads(podman("inspect", image).stdout)
+    assert described["Config"]["User"] == "8787:8787"
+    assert described["Config"]["Labels"]["org.opencontainers.image.title"] == "clockd"
+    assert described["HealthCheck" if "HealthCheck" in described else "Healthcheck"]["Test"][1:] == ["clockd", "health"]
+    (base,) = json.loads(podman("inspect", "localhost/python:3.13-slim").stdout)
+    assert described["Size"] - base["Size"] < 80e6
+    history = podman("history", "--no-trunc", image).stdout.lower()
+    assert "secret" not in history
+    files = podman("run", "--rm", "--entrypoint=find", image, "/var/lib/clockd", "/etc/clockd", "-type", "f").stdout
+    assert files.split() == ["/etc/clockd/clockd.toml"]
+
+
+def test_built_again_without_a_cache_its_layers_are_the_same(podman, image):
+    again = f"{image}-again"
+    build(podman, again, "--no-cache")
+    layers = [podman("inspect", name, "--format", "{{json .RootFS.Layers}}").stdout for name in (image, again)]
+    podman("rmi", "--force", again)
+    assert layers[0] == layers[1]
