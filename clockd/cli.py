@@ -17,7 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Coroutine, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -280,9 +280,10 @@ def ready(url: str) -> Answer:
         if parts.scheme != "http" or not parts.hostname:
             return Answer(ok=False, text=f"clockd: {url}: is no http://HOST:PORT/PATH")
         connection = http.client.HTTPConnection(parts.hostname, parts.port, timeout=HEALTH_SECONDS)
-        connection.request("GET", parts.path or "/readyz")
-        answer = connection.getresponse()
-        text = answer.read(200).decode(errors="replace").strip()
+        with closing(connection):
+            connection.request("GET", parts.path or "/readyz")
+            answer = connection.getresponse()
+            text = answer.read(200).decode(errors="replace").strip()
     except (OSError, ValueError, http.client.HTTPException) as error:
         return Answer(ok=False, text=f"clockd: {url}: {error}; is it running there?")
     return Answer(ok=answer.status == 200, text=text)  # HTTP's OK

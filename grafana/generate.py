@@ -13,7 +13,7 @@ from grafana_foundation_sdk.models.dashboard import DashboardCursorSync, DataSou
 
 FOLDER = Path(__file__).parent / "dashboards"
 SOURCE = DataSourceRef(type_val="prometheus", uid="${datasource}")
-CHOSEN = '{job=~"$job", instance=~"$instance"}'
+CHOSEN = 'job=~"$job", instance=~"$instance"'
 
 
 def query(expression, legend):
@@ -42,7 +42,7 @@ def lines(title, description, unit, *queries):
 
 def percentile(share, metric):
     """Return the expression of a percentile of a histogram."""
-    return f"histogram_quantile({share}, sum by (le) (rate({metric}_bucketCHOSEN[$__rate_interval])))"
+    return f"histogram_quantile({share}, sum by (le) (rate({metric}_bucket{{CHOSEN}}[$__rate_interval])))"
 
 
 NUMBERS = (
@@ -50,15 +50,15 @@ NUMBERS = (
         "Active avatars",
         "Clients that are logged in and have their timer running.",
         "short",
-        "sum(clockd_avatarsCHOSEN)",
+        "sum(clockd_avatars{CHOSEN})",
     ),
     number(
         "Requested",
         "Pushes a second that all subscriptions together ask for.",
         "hertz",
-        "sum(clockd_push_requested_hertzCHOSEN)",
+        "sum(clockd_push_requested_hertz{CHOSEN})",
     ),
-    number("Achieved", "Pushes a second over the last 10 s.", "hertz", "sum(clockd_push_achieved_hertzCHOSEN)"),
+    number("Achieved", "Pushes a second over the last 10 s.", "hertz", "sum(clockd_push_achieved_hertz{CHOSEN})"),
     number(
         "Lateness, 99th percentile",
         "99 of 100 pushes are written no later than this after they were due.",
@@ -69,10 +69,10 @@ NUMBERS = (
         "Unhandled errors",
         "Errors of clockd's own; each is a bug, and the log has it.",
         "short",
-        "sum(clockd_unhandled_errors_totalCHOSEN)",
+        "sum(clockd_unhandled_errors_total{CHOSEN})",
     ),
     number(
-        "Up since", "When the process was started.", "dateTimeFromNow", "1000 * max(process_start_time_secondsCHOSEN)"
+        "Up since", "When the process was started.", "dateTimeFromNow", "1000 * max(process_start_time_seconds{CHOSEN})"
     ),
 )
 
@@ -81,14 +81,14 @@ GRAPHS = (
         "Push rate",
         "What clients ask for, and what they get. A gap between the two has its reason in the panel of skipped pushes.",
         "hertz",
-        ("sum by (feed) (clockd_push_requested_hertzCHOSEN)", "{{feed}} requested"),
-        ("sum by (feed) (rate(clockd_pushes_totalCHOSEN[$__rate_interval]))", "{{feed}} achieved"),
+        ("sum by (feed) (clockd_push_requested_hertz{CHOSEN})", "{{feed}} requested"),
+        ("sum by (feed) (rate(clockd_pushes_total{CHOSEN}[$__rate_interval]))", "{{feed}} achieved"),
     ),
     lines(
         "Skipped pushes",
         "Ticks that pushed nothing. unacknowledged: the client owes an answer; stall: the server itself was held up.",
         "hertz",
-        ("sum by (reason) (rate(clockd_pushes_skipped_totalCHOSEN[$__rate_interval]))", "{{reason}}"),
+        ("sum by (reason) (rate(clockd_pushes_skipped_total{CHOSEN}[$__rate_interval]))", "{{reason}}"),
     ),
     lines(
         "Lateness",
@@ -108,21 +108,21 @@ GRAPHS = (
         "Connections",
         "Open connections, logged in or not yet, and the avatars they have.",
         "short",
-        ("sum by (state) (clockd_connectionsCHOSEN)", "{{state}}"),
-        ("sum(clockd_avatarsCHOSEN)", "avatars"),
+        ("sum by (state) (clockd_connections{CHOSEN})", "{{state}}"),
+        ("sum(clockd_avatars{CHOSEN})", "avatars"),
     ),
     lines(
         "Ended connections",
         "Why connections end. lost: broken off; stale: silent for stale_seconds; protocol: not what a client may send.",
         "hertz",
-        ("sum by (reason) (rate(clockd_connections_closed_totalCHOSEN[$__rate_interval]))", "{{reason}}"),
+        ("sum by (reason) (rate(clockd_connections_closed_total{CHOSEN}[$__rate_interval]))", "{{reason}}"),
     ),
     lines(
         "Logins",
         "Logins that succeeded.",
         "hertz",
         (
-            'sum by (method) (rate(clockd_logins_total{job=~"$job", instance=~"$instance", result="ok"}[$__rate_interval]))',
+            'sum by (method) (rate(clockd_logins_total{CHOSEN, result="ok"}[$__rate_interval]))',
             "{{method}}",
         ),
     ),
@@ -131,11 +131,11 @@ GRAPHS = (
         "Logins that failed, and periods that were refused. denied: wrong name or secret; limit: too many connections.",
         "hertz",
         (
-            'sum by (result) (rate(clockd_logins_total{job=~"$job", instance=~"$instance", result!="ok"}[$__rate_interval]))',
+            'sum by (result) (rate(clockd_logins_total{CHOSEN, result!="ok"}[$__rate_interval]))',
             "login {{result}}",
         ),
         (
-            'sum(rate(clockd_period_changes_total{job=~"$job", instance=~"$instance", result="refused"}[$__rate_interval]))',
+            'sum(rate(clockd_period_changes_total{CHOSEN, result="refused"}[$__rate_interval]))',
             "period refused",
         ),
     ),
@@ -143,13 +143,13 @@ GRAPHS = (
         "CPU",
         "Cores in use by the process; clockd runs on one.",
         "percentunit",
-        ("sum by (instance) (rate(process_cpu_seconds_totalCHOSEN[$__rate_interval]))", "{{instance}}"),
+        ("sum by (instance) (rate(process_cpu_seconds_total{CHOSEN}[$__rate_interval]))", "{{instance}}"),
     ),
     lines(
         "Memory",
         "Resident memory of the process.",
         "bytes",
-        ("process_resident_memory_bytesCHOSEN", "{{instance}}"),
+        ("process_resident_memory_bytes{CHOSEN}", "{{instance}}"),
     ),
 )
 

@@ -8,65 +8,26 @@ import json
 import os
 import time
 import uuid
-from pathlib import Path
 
 import pytest
-from processes import clockd, eventually, free_port, run
+from containers import build_image, podman_command
+from processes import clockd, eventually, free_port
 
-ROOT = Path(__file__).resolve().parents[2]
 HARDENED = ("--read-only", "--cap-drop=all", "--security-opt=no-new-privileges")
-ENGINE = """\
-[containers]
-default_ulimits = ["nofile=16384:16384", "nproc=4096:4096"]
-[engine]
-runtime = "runc"
-cgroup_manager = "cgroupfs"
-events_logger = "file"
-"""
-BUILD_SECONDS = 300
 
 
 @pytest.fixture(scope="module")
 def podman(tmp_path_factory):
-    """Return what runs a podman command here, as root, without systemd."""
-    for program, package in (("podman", "podman"), ("buildah", "buildah"), ("runc", "runc")):
-        if run("which", program).returncode:
-            pytest.skip(f"there is no {program} here; it comes with Debian's package {package}")
-    configuration = tmp_path_factory.mktemp("podman") / "containers.conf"
-    configuration.write_text(ENGINE)
-    environment = {"CONTAINERS_CONF": str(configuration)}
-
-    def podman(*words, check=True, seconds=60):
-        done = run("podman", *words, environment=environment, seconds=seconds)
-        assert done.returncode == 0 or not check, done.stderr
-        return done
-
-    podman.environment = environment
-    return podman
+    return podman_command(tmp_path_factory)
 
 
 @pytest.fixture(scope="module")
 def image(podman):
     """The name of the image, built from this checkout; it is removed afterwards."""
-    if podman("image", "exists", "localhost/python:3.13-slim", check=False).returncode:
-        pytest.skip("there is no image python:3.13-slim here: `.ci/stand-ins python` makes a stand-in")
     name = f"localhost/clockd-test-{uuid.uuid4().hex[:8]}"
-    build(podman, name)
+    build_image(podman, name)
     yield name
     podman("rmi", "--force", name)
-
-
-def build(podman, name, *options):
-    """Build with what `make image` calls; this machine's pip finds its index and authorities in mounted files."""
-    mounts = [f"--volume={path}:{path}:ro" for path in ("/etc/ssl/certs", "/etc/pip.conf") if Path(path).exists()]
-    done = run(
-        *(str(ROOT / "deploy" / "build-image"), name, "--isolation=chroot", "--pull=never", "--layers"),
-        *mounts,
-        *options,
-        environment={**podman.environment, "BUILDAH_ISOLATION": "chroot"},
-        seconds=BUILD_SECONDS,
-    )
-    assert done.returncode == 0, done.stderr
 
 
 class Container:
@@ -91,7 +52,7 @@ class Container:
         return self
 
     def __exit__(self, *_):
-        self.podman("rm", "--force", "--time=0", self.id)
+        self.podman("rm", "--force", "--volumes", "--time=0", self.id)
 
     def inspect(self, template):
         return self.podman("inspect", self.id, "--format", template).stdout.strip()
@@ -193,7 +154,7 @@ def test_it_is_small_runs_as_nobody_in_particular_and_holds_no_secret(podman, im
 
 def test_built_again_without_a_cache_its_layers_are_the_same(podman, image):
     again = f"{image}-again"
-    build(podman, again, "--no-cache")
+    build_image(podman, again, "--no-cache")
     layers = [podman("inspect", name, "--format", "{{json .RootFS.Layers}}").stdout for name in (image, again)]
     podman("rmi", "--force", again)
     assert layers[0] == layers[1]

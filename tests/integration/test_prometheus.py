@@ -8,11 +8,16 @@ import pytest
 from processes import SECONDS, Program, eventually, free_port, run
 
 
-def query(port, expression):
-    """Return the value of an expression that has one, or None if it has none yet."""
+def ask(port, expression):
+    """Return the series that a Prometheus answers an expression with."""
     words = urllib.parse.urlencode({"query": expression})
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/api/v1/query?{words}", timeout=SECONDS) as answer:
-        result = json.load(answer)["data"]["result"]
+        return json.load(answer)["data"]["result"]
+
+
+def query(port, expression):
+    """Return the value of an expression that has one, or None if it has none yet."""
+    result = ask(port, expression)
     return float(result[0]["value"][1]) if result else None
 
 

@@ -1,0 +1,135 @@
+"""What is in deploy/ and grafana/ is true: the example configuration, the unit, the composition, the dashboard."""
+
+import itertools
+import json
+import re
+import sys
+import tomllib
+import uuid
+from pathlib import Path
+
+import msgspec
+import pytest
+from containers import build_image, podman_command
+from processes import HERE, Program, eventually, free_port, run, without_coverage
+from test_prometheus import ask
+
+from clockd.cli import health_url, ready
+from clockd.config import Config, load
+
+ROOT = Path(__file__).resolve().parents[2]
+DEPLOY = ROOT / "deploy"
+BIN = Path(sys.executable).parent
+DASHBOARD = ROOT / "grafana" / "dashboards" / "clockd.json"
+
+
+def test_the_example_configuration_has_every_key_with_its_default_and_a_word_on_it():
+    text = (DEPLOY / "clockd.toml").read_text()
+    assert tomllib.loads(text) == json.loads(msgspec.json.encode(Config()))
+    lines = text.splitlines()
+    undocumented = [line for before, line in itertools.pairwise(lines) if " = " in line and before[:1] != "#"]
+    assert undocumented == []
+
+
+def test_the_image_s_configuration_is_one_and_health_finds_its_default_port():
+    config = load(DEPLOY / "container.toml", {})
+    assert config.server.listen == ("tcp:8787",)
+    assert health_url(config.metrics.listen) == health_url("")
+
+
+def test_the_committed_dashboard_is_what_its_program_makes():
+    done = run(sys.executable, str(ROOT / "grafana" / "generate.py"), "--check")
+    assert done.returncode == 0, "run: python grafana/generate.py"
+
+
+def test_every_panel_says_what_it_shows_and_in_which_unit():
+    for panel in json.loads(DASHBOARD.read_text())["panels"]:
+        assert panel["description"].endswith("."), panel["title"]
+        assert panel["fieldConfig"]["defaults"]["unit"], panel["title"]
+
+
+def test_the_unit_is_valid_and_hardened(need, tmp_path):
+    systemd = need("systemd-analyze", "systemd")
+    unit = tmp_path / "clockd.service"
+    text = (DEPLOY / "clockd.service").read_text()
+    unit.write_text(text.replace("/opt/clockd/bin/clockd", str(BIN / "clockd")))
+    verified = run(systemd, "verify", str(unit))
+    assert (verified.returncode, verified.stderr) == (0, "")
+    secure = run(systemd, "security", "--offline=true", "--threshold=20", str(unit))
+    assert secure.returncode == 0, secure.stdout
+
+
+def test_prometheus_takes_its_configuration(need):
+    done = run(need("promtool", "prometheus"), "check", "config", str(DEPLOY / "prometheus.yml"))
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.fixture(scope="module")
+def podman(tmp_path_factory):
+    return podman_command(tmp_path_factory)
+
+
+@pytest.fixture(scope="module")
+def composition(podman):
+    """clockd and Prometheus as compose.yaml has them, on free ports; there is no image of Grafana to be had here."""
+    if podman("image", "exists", "localhost/prometheus:latest", check=False).returncode:
+        pytest.skip("there is no image of Prometheus here: `.ci/stand-ins prometheus` makes a stand-in")
+    project = f"clockd-test-{uuid.uuid4().hex[:8]}"
+    image = f"localhost/{project}"
+    build_image(podman, image)
+    ports = {"CLOCKD_PORT": free_port(), "PROMETHEUS_PORT": free_port()}
+    environment = podman.environment | {key: str(port) for key, port in ports.items()}
+    environment |= {"CLOCKD_IMAGE": image, "PROMETHEUS_IMAGE": "localhost/prometheus:latest"}
+    compose = (str(BIN / "podman-compose"), "-p", project, "-f", str(DEPLOY / "compose.yaml"))
+    up = run(*compose, "up", "-d", "--no-build", "clockd", "prometheus", environment=environment, seconds=120)
+    try:
+        assert up.returncode == 0, up.stderr
+        log = eventually(lambda: secret_of(podman, f"{project}_clockd_1"), 60)
+        yield {"clockd": ports["CLOCKD_PORT"], "prometheus": ports["PROMETHEUS_PORT"], "secret": log}
+    finally:
+        run(*compose, "down", "--volumes", "--timeout", "5", environment=environment, seconds=120)
+        podman("rmi", "--force", image, check=False)
+
+
+def secret_of(podman, container):
+    return next(iter(re.findall("shown only now: (.*)", podman("logs", container, check=False).stdout)), None)
+
+
+def test_the_composition_is_scraped_and_answers_every_panel_of_the_dashboard(composition):
+    prometheus = composition["prometheus"]
+    eventually(lambda: ready(f"http://127.0.0.1:{prometheus}/-/ready").ok, 60)
+    eventually(lambda: ask(prometheus, 'up{job="clockd"} == 1'), 60)
+    script, port, seconds = str(HERE / "subscribers.py"), str(composition["clockd"]), "60"
+    words = (script, port, "clockd", composition["secret"], seconds, json.dumps([0.1] * 5))
+    clients = Program(sys.executable, *words, environment=without_coverage())
+    try:
+        eventually(lambda: ask(prometheus, "clockd_avatars == 5"), 60)
+        eventually(lambda: ask(prometheus, "clockd_push_achieved_hertz > 40"), 60)
+        empty = {}
+        for panel in json.loads(DASHBOARD.read_text())["panels"]:
+            for target in panel["targets"]:
+                expression = target["expr"].replace("$__rate_interval", "20s")
+                expression = expression.replace("$job", ".*").replace("$instance", ".*")
+                values = [float(series["value"][1]) for series in ask(prometheus, expression)]
+                if not values or any(value != value for value in values):  # noqa: PLR0124  # not a number
+                    empty[panel["title"]] = expression
+        assert empty == {}
+    finally:
+        clients.process.kill()
+        clients.wait()
+
+
+def test_the_linters_of_shell_and_dockerfile_have_nothing_to_say():
+    scripts = [ROOT / ".ci" / "run", ROOT / ".ci" / "stand-ins", DEPLOY / "build-image"]
+    for command in ([BIN / "shellcheck", *scripts], [BIN / "hadolint", ROOT / "Dockerfile"]):
+        done = run(*map(str, command))
+        assert (done.returncode, done.stdout) == (0, ""), done.stdout
+
+
+def test_health_needs_no_twisted():
+    code = "import sys; from clockd.cli import main; main(['health', 'http://127.0.0.1:1/'], standalone_mode=False)"
+    done = run(sys.executable, "-X", "importtime", "-c", code)
+    assert done.returncode == 1
+    assert "click" in done.stderr
+    assert "twisted" not in done.stderr
+    assert "msgspec" not in done.stderr
