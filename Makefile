@@ -1,6 +1,7 @@
 # Everything lives in .venv*; nothing is installed outside this folder. Needs Python 3.11 or newer with pip, and make.
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
+.SHELLFLAGS := -o pipefail -c
 
 works = $(1) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null
 PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do $(call works,$$python) && echo $$python && exit; done)
@@ -19,11 +20,23 @@ run: .venv/run  ## Start a server with one subscriber in this terminal
 test: .venv/dev  ## Run every test
 	@$(BIN)/python tests/run.py
 
-check: .venv/dev  ## Check format, lint, types and layers
+# what is not on a laptop is left out with a word; in CI it has to be there
+define where_it_is
+@if command -v $(1) >/dev/null; then echo '$(2)'; $(2); \
+elif [ "$$CI" = true ]; then echo '$(1) is missing'; exit 1; else echo '$(1) is not here: left out'; fi
+endef
+
+check: .venv/dev  ## Check format, lint, types and layers, and what is in deploy/
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/hadolint Dockerfile
+	$(BIN)/shellcheck .ci/run .ci/stand-ins deploy/build-image
+	$(call where_it_is,promtool,promtool check config deploy/prometheus.yml)
+	@sed 's#/opt/clockd/bin/clockd#$(CURDIR)/$(BIN)/clockd#' deploy/clockd.service > .venv/clockd.service
+	$(call where_it_is,systemd-analyze,systemd-analyze verify .venv/clockd.service)
+	$(call where_it_is,systemd-analyze,systemd-analyze security --no-pager --offline=true --threshold=20 .venv/clockd.service | tail -n 1)
 
 image:  ## Build the container image with docker, podman or buildah
 	@deploy/build-image
