@@ -9,8 +9,8 @@ import sys
 
 
 def main() -> None:
-    """Run the command line; until the reactor handles signals, SIGTERM and SIGINT end the process with 0."""
-    for number in (signal.SIGTERM, signal.SIGINT):
+    """Run the command line; until the reactor handles signals, they end the process with 0."""
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, lambda *_: sys.exit(0))
     from clockd.cli import main as command  # noqa: PLC0415  # see above
 

@@ -105,6 +105,8 @@ class UsersFile:
             UsersFileError: It is absent, cannot be read, or has a broken line; the accounts stay as they were.
         """
         try:
+            if self.path.exists() and not self.path.is_file():  # a FIFO would be waited for
+                raise UsersFileError(f"{self.path}: is no regular file")
             with self.path.open(encoding="utf-8") as file:
                 status = os.fstat(file.fileno())
                 lines = file.read().splitlines()
@@ -196,7 +198,7 @@ def add_account(path: Path, name: str) -> str:
         _check_name(path, name)
         if name in lines:
             raise UsersFileError(
-                f"{path}: there is an account {name} already; for a new secret use: clockd user passwd"
+                f"{path}: there is an account {name} already; for a new secret use: clockd user passwd {name}"
             )
         return _put_secret(lines, name)
 

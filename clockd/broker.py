@@ -5,13 +5,14 @@ log. Any other exception is our fault: it is logged once and the peer is told no
 """
 
 import inspect
+import os
 from collections.abc import Callable
 from typing import Any, cast
 
 from twisted.cred.portal import Portal
 from twisted.internet.defer import Deferred, fail, maybeDeferred
 from twisted.internet.error import ConnectionDone
-from twisted.internet.interfaces import IAddress, IDelayedCall, IReactorTime
+from twisted.internet.interfaces import IAddress, IDelayedCall, IReactorTime, ITCPTransport
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.spread import pb
@@ -29,6 +30,9 @@ NAME_BYTES = 64
 
 MAX_MIND_ID = 2**31 - 1
 """Largest id of a mind: every push carries it back; stock clients count from 1."""
+
+CLOSE_SECONDS = 2.0
+"""How long a peer has to read what was written to it before its connection is closed."""
 
 NO_OBJECT = 0
 """An object id that no client has (ids count from 1): a probe sent to it is answered with an error."""
@@ -207,6 +211,7 @@ class RemoteMind:
         self._feeds = feeds
         self._tally = tally
         self._clock = clock
+        self._suspected = False
         self.window = AckWindow(limits.ack_seconds, limits.stale_seconds, clock.seconds())
 
     def push(self, sample: Sample) -> bool:
@@ -228,8 +233,13 @@ class RemoteMind:
         """Probe the client if nothing was asked of it for long; end the connection if it is stale."""
         now = self._clock.seconds()
         if self.window.stale(now):
-            self._broker.end("stale")
-        elif self.window.probe(now):
+            # twice in a row: after a stall of the server, an answer may be there that has not been read yet
+            if self._suspected:
+                self._broker.end("stale")
+            self._suspected = True
+            return
+        self._suspected = False
+        if self.window.probe(now):
             nobody = pb.RemoteReference(None, self._broker, NO_OBJECT, doRefCount=False)
             nobody.callRemote("probe").addBoth(self._probed)
 
@@ -280,6 +290,10 @@ class ClockBroker(pb.Broker):
     def connectionMade(self) -> None:
         """Count the connection and offer the login."""
         factory = self.factory
+        if ITCPTransport.providedBy(self.transport):
+            self.transport.setTcpNoDelay(
+                True
+            )  # else a push waits up to 40 ms for the peer's delayed ACK of the last one
         self._address = printable_address(self.transport.getPeer())
         self.login = new_login(
             Login(factory.portal, pb.IPerspective, self._address, factory.tally, self._do_soon, self._close)
@@ -306,8 +320,9 @@ class ClockBroker(pb.Broker):
         if self._soon is not None and self._soon.active():
             self._soon.cancel()
         super().connectionLost(reason)
-        self.login.left()
-        self.factory.closed(self, self._ended_for or ("client" if reason.check(ConnectionDone) else "lost"))
+        ended_for = self._ended_for or ("client" if reason.check(ConnectionDone) else "lost")
+        self.login.left(ended_for)
+        self.factory.closed(self, ended_for)
         self.mind = self._perspective = None
 
     def end(self, reason: str) -> None:
@@ -349,6 +364,8 @@ class ClockBroker(pb.Broker):
         self, requestID: Any, objectID: Any, message: Any, answerRequired: Any, netArgs: Any, netKw: Any
     ) -> None:
         """Serve a call; unlike stock PB's, this logs nothing that a peer sent and leaves no failure unhandled."""
+        if type(requestID) is not int:
+            raise pb.ProtocolError("a request's number is an int")
         name = message.decode() if isinstance(message, bytes) else str(message)
         target = self.localObjectForID(objectID)
         if target is None:
@@ -379,15 +396,17 @@ class ClockBroker(pb.Broker):
         """Forget an object; a client that has let go of its perspective is done."""
         super().proto_decref(objectID)
         if self._perspective is not None and self._perspective.processUniqueID() not in self.luids:
-            self.login.left()
+            self.login.left("client")
             self._close("client")
 
     def proto_didNotUnderstand(self, command: object) -> None:
         """Take note; stock PB would log what the peer sent."""
 
     def _close(self, reason: str) -> None:
+        """Close once all is written, or at once if the peer does not read it."""
         self._ended_for = reason
         self.transport.loseConnection()
+        self._soon = self.factory.clock.callLater(CLOSE_SECONDS, self.transport.abortConnection)
 
     def _do_soon(self, call: Callable[[], object]) -> None:
         self._soon = self.factory.clock.callLater(0, call)
@@ -467,5 +486,5 @@ def printable_address(address: IAddress) -> str:
     """Return `HOST:PORT`, `[IPV6]:PORT`, or the path of a Unix socket."""
     host, port = getattr(address, "host", None), getattr(address, "port", None)
     if host is None:
-        return str(getattr(address, "name", None) or "a local socket")
+        return os.fsdecode(getattr(address, "name", None) or "a local socket")
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

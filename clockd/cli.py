@@ -11,16 +11,15 @@ third of a second.
 import getpass
 import json
 import os
-import re
 import signal
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Coroutine, Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -36,12 +35,6 @@ if TYPE_CHECKING:
 
 DEFAULT_PORT = 8787
 """Where `watch` looks for a server whose port was not said; the default of `server.listen`."""
-
-METRICS_PORT = 9464
-"""Where `health` looks for the server; the default of `metrics.listen`."""
-
-HEALTH_SECONDS = 1.5
-"""As long as `health` waits for an answer."""
 
 FIRST_ACCOUNT = "clockd"
 """The account that `serve --init` makes."""
@@ -153,6 +146,10 @@ def watch(
         from clockd.logs import begin_logging
 
         begin_logging("text", sys.stderr)
+        from clockd.values import is_period
+
+        if period is not None and not is_period(period):
+            raise click.BadParameter("a period is a finite number of seconds greater than 0", param_hint="--period")
         name, endpoint = parse_target(target)
         secret = _secret(secret_file, target)
         show = _as_json if as_json else _as_line
@@ -181,16 +178,21 @@ def add(name: str, users: Path | None) -> None:
       clockd user add --users users alice
     """
     with one_sentence():
-        from clockd.auth import add_account
+        from clockd.auth import add_account, remove_account
 
-        click.echo(add_account(_users(users), name))
+        secret = add_account(_users(users), name)
+        try:
+            click.echo(secret)
+        except OSError:
+            remove_account(_users(users), name)  # nobody has seen the secret
+            raise
 
 
 @user.command()
 @click.argument("name")
 @users_option
 def passwd(name: str, users: Path | None) -> None:
-    """Give an account a new secret and print it, once; the old one ends at once."""
+    """Give an account a new secret and print it, once; the old one is good for no login any more."""
     with one_sentence():
         from clockd.auth import renew_secret
 
@@ -232,8 +234,10 @@ def check(config: Path | None) -> None:
         from twisted.internet import reactor
 
         from clockd.config import load
+        from clockd.logs import begin_logging
         from clockd.service import make_service
 
+        begin_logging("text", sys.stderr, "warn")
         make_service(load(config), reactor, time.time)
         click.echo(f"{config or 'defaults'}: good")
 
@@ -245,6 +249,8 @@ def health(url: str | None) -> None:
 
     Without URL, /readyz is asked of the address in CLOCKD_METRICS_LISTEN, else of the default port of this host.
     """
+    from clockd.health import health_url, ready
+
     answer = ready(url or health_url(os.environ.get("CLOCKD_METRICS_LISTEN", "")))
     click.echo(answer.text, err=not answer.ok)
     sys.exit(0 if answer.ok else 1)
@@ -261,45 +267,9 @@ def one_sentence() -> Iterator[None]:
         click.echo(f"clockd: {error}", err=True)
         mistake = isinstance(error, Misconfigured) and not isinstance(error, CannotListen)
         sys.exit(2 if mistake else 1)
-
-
-class Answer(NamedTuple):
-    """What a server says of its health."""
-
-    ok: bool
-    text: str
-
-
-def ready(url: str) -> Answer:
-    """Ask a server whether it is ready; no answer within `HEALTH_SECONDS` is a no."""
-    import http.client
-    from urllib.parse import urlsplit
-
-    try:
-        parts = urlsplit(url)
-        if parts.scheme != "http" or not parts.hostname:
-            return Answer(ok=False, text=f"clockd: {url}: is no http://HOST:PORT/PATH")
-        connection = http.client.HTTPConnection(parts.hostname, parts.port, timeout=HEALTH_SECONDS)
-        with closing(connection):
-            connection.request("GET", parts.path or "/readyz")
-            answer = connection.getresponse()
-            text = answer.read(200).decode(errors="replace").strip()
-    except (OSError, ValueError, http.client.HTTPException) as error:
-        return Answer(ok=False, text=f"clockd: {url}: {error}; is it running there?")
-    return Answer(ok=answer.status == 200, text=text)  # HTTP's OK
-
-
-def health_url(listen: str) -> str:
-    """Return where `/readyz` is, for an endpoint string as `metrics.listen` has it; for none the default's."""
-    kind, *words = re.split(r"(?<!\\):", listen)
-    options = dict(word.split("=", 1) for word in words if "=" in word)
-    port = options.get("port") or (
-        words[0] if kind in {"tcp", "tcp6"} and words and "=" not in words[0] else METRICS_PORT
-    )
-    host = options.get("interface", "").replace("\\:", ":")
-    if host in {"", "0.0.0.0", "::"}:  # noqa: S104  # any address will do, and this one is near
-        host = "127.0.0.1"
-    return f"http://[{host}]:{port}/readyz" if ":" in host else f"http://{host}:{port}/readyz"
+    except OSError as error:
+        click.echo(f"clockd: {error}", err=True)
+        sys.exit(1)
 
 
 def drive(work: Callable[[Any], Coroutine[Any, Any, None]]) -> None:
@@ -336,6 +306,7 @@ def drive(work: Callable[[Any], Coroutine[Any, Any, None]]) -> None:
         done.addErrback(keep).addBoth(ended)
 
     signal.signal(signal.SIGINT, signal.default_int_handler)  # the reactor takes it over only from Python's own
+    signal.signal(signal.SIGHUP, lambda *_: reactor.callFromThread(ended, None))  # type: ignore[attr-defined]  # it is the reactor
     reactor.callWhenRunning(start)
     reactor.run()
     for failure in failures:
@@ -356,6 +327,10 @@ def parse_target(target: str) -> tuple[str, str]:
     else:
         host, colon, port = where.partition(":")
         valid = bool(port) or not colon
+    try:
+        host.encode("idna")
+    except UnicodeError:
+        valid = False
     if not valid or not host or (at and not name) or (port and not (port.isdecimal() and 0 < int(port) < 65536)):
         raise click.BadParameter(f"{target!r} is not [NAME@]HOST[:PORT], as in alice@localhost:8787")
     escaped = host.replace(":", "\\:")
@@ -489,13 +464,19 @@ def _as_json(reading: "Reading") -> str:
 def _secret(file: Path | None, target: str) -> str:
     if file is not None:
         try:
-            return file.read_text(encoding="utf-8").strip()
+            read = file.read_text(encoding="utf-8").strip()
         except (OSError, UnicodeDecodeError) as error:
             raise click.BadParameter(f"{file}: cannot be read: {error}", param_hint="--secret-file") from error
+        if not read:
+            raise click.BadParameter(f"{file}: is empty", param_hint="--secret-file")
+        return read
     secret = os.environ.get("CLOCKD_SECRET")
-    if secret is None and not sys.stdin.isatty():
+    if secret is not None:
+        return secret
+    if not sys.stdin.isatty():
         raise click.UsageError("there is no secret: give --secret-file or set CLOCKD_SECRET")
-    return click.prompt(f"Secret of {target}", hide_input=True, err=True) if secret is None else secret
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # Click says "Aborted!"
+    return str(click.prompt(f"Secret of {target}", hide_input=True, err=True))
 
 
 def _first_account(users: Path) -> None:

@@ -11,6 +11,7 @@ Rules of this module: inside, coroutines are driven by Twisted; what a program a
 """
 
 import asyncio
+import math
 import sys
 import threading
 import time
@@ -22,7 +23,7 @@ from weakref import WeakSet
 
 from twisted.application.internet import backoffPolicy
 from twisted.cred.credentials import UsernamePassword
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.defer import TimeoutError as TimedOut
 from twisted.internet.endpoints import clientFromString
 from twisted.internet.error import ConnectingCancelledError, ConnectionLost
@@ -35,8 +36,10 @@ from twisted.spread import pb
 from clockd import errors
 from clockd.either import Either
 from clockd.errors import (
+    ClockdError,
     ConnectionFailed,
     InvalidPeriod,
+    InvalidValue,
     NotConnected,
     ReactorConflict,
     Refused,
@@ -56,6 +59,12 @@ LONGEST_DELAY = 30.0
 PASSING = (ConnectionFailed, NotConnected, ServerFault, TooManyConnections)
 """What may be over soon, once a client has been connected; anything else ends it."""
 
+ALIVE_SECONDS = 30.0
+"""Seconds between two looks whether the server still answers."""
+
+NO_OBJECT = 0
+"""An object id that no server has: a call of it is answered with an error, and nobody logs it."""
+
 CLOSE_SECONDS = 1.0
 """How long a connection may take to close in good order."""
 
@@ -74,7 +83,10 @@ def connect(endpoint: str, name: str, secret: str, *, timeout: float = 10.0, rea
     Raises:
         ReactorConflict: A reactor is installed that does not run on the asyncio loop of the caller.
         ConnectionFailed: The endpoint string cannot be parsed.
+        TypeError: The name or the secret is no str.
     """
+    if not (isinstance(name, str) and isinstance(secret, str)):
+        raise TypeError("the name and the secret are str")
     reactor = _reactor_here() if reactor is None else reactor
     try:
         where = clientFromString(reactor, endpoint)
@@ -112,9 +124,10 @@ class ClockClient:
         self._newest: Reading | None = None
         self._session: _Session | None = None
         self._waiting: set[Deferred[None]] = set()
+        self._entered = False
         self._ended: BaseException | None = None
         self._error: BaseException | None = None
-        self._work: Deferred[None] = Deferred()
+        self._work: Deferred[None] = succeed(None)
 
     async def __aenter__(self) -> Self:
         """Connect and log in.
@@ -124,6 +137,9 @@ class ClockClient:
             WrongCredentials: The server does not know the name, or not with this secret.
             Refused: The server has another reason, such as `TooManyConnections`.
         """
+        if self._entered:
+            raise NotConnected("a client is entered once: make another one with connect")
+        self._entered = True
         self._work = Deferred.fromCoroutine(self._run())
         try:
             await Either(Deferred.fromCoroutine(self._connected()))
@@ -168,11 +184,13 @@ class ClockClient:
             period: If given, `setperiod` comes first; a feed has one period, so it holds for all iterators.
 
         Raises:
+            NotConnected: The client was not entered.
             UnknownFeed: The feed is not subscribed.
         """
         if feed != "time":
             raise UnknownFeed(f"not subscribed to {feed}; subscribed: time")
-        iterator = Samples(self, feed, period, self._newest)
+        self._check_entered()
+        iterator = Samples(self, feed, period, self._newest if self._ended is None else None)
         self._iterators.add(iterator)
         if self._ended is not None:
             iterator.end(self._error)
@@ -194,7 +212,7 @@ class ClockClient:
                     self._session = session
                     self._wake()
                     since = self._reactor.seconds()
-                    await session.lost
+                    await session.held(self._timeout, self._reactor)
                     if self._reactor.seconds() - since >= LONGEST_DELAY:
                         attempt = 0
                 if self._ended is None:
@@ -214,6 +232,8 @@ class ClockClient:
         transport = session.broker.transport
         try:
             session.perspective = await self._bounded(factory.login(self._credentials, _Mind(self._deliver)))
+            if not isinstance(session.perspective, pb.RemoteReference):
+                raise ServerFault("a login was answered with no perspective")  # noqa: TRY301  # told below
             for feed, period in self._periods.items():
                 await self._bounded(session.perspective.callRemote("setperiod", period, feed))
         except (Refused, CancelledError):
@@ -247,6 +267,7 @@ class ClockClient:
 
     async def _connected(self) -> Any:
         """Return the perspective, as soon as there is one."""
+        self._check_entered()
         if self._ended is None and not (self._session and self._session.alive):
             waiting: Deferred[None] = Deferred(self._waiting.discard)
             self._waiting.add(waiting)
@@ -262,7 +283,9 @@ class ClockClient:
             raise InvalidPeriod("a period is a finite number of seconds greater than 0")
         perspective = await self._bounded(Deferred.fromCoroutine(self._connected()))
         wire = float(min(period, sys.float_info.max))  # an int may be more than PB can send
-        granted: float = await self._bounded(perspective.callRemote("setperiod", wire, feed))
+        granted = await self._bounded(perspective.callRemote("setperiod", wire, feed))
+        if not is_period(granted):
+            raise ServerFault("the server granted what is no period")
         self._periods[feed] = wire
         return granted
 
@@ -273,6 +296,10 @@ class ClockClient:
         except TimedOut as error:
             raise NotConnected(f"no answer from {self._endpoint} within {self._timeout:g} s") from error
         return answer
+
+    def _check_entered(self) -> None:
+        if not self._entered:
+            raise NotConnected("enter the client first: async with connect(...) as clock")
 
     def _deliver(self, stamp: float) -> None:
         reading = self._newest = Reading("time", None, stamp, stamp, self._now())
@@ -316,6 +343,26 @@ class _Session:
     def alive(self) -> bool:
         """Whether the connection is there."""
         return not self.broker.disconnected
+
+    async def held(self, patience: float, reactor: Any) -> None:
+        """Wait until the connection is gone; one whose server takes longer than `patience` to answer is broken off."""
+        watch = Deferred.fromCoroutine(self._watch(patience, reactor))
+        watch.addErrback(lambda failure: failure.trap(CancelledError))
+        try:
+            await self.lost
+        finally:
+            watch.cancel()
+
+    async def _watch(self, patience: float, reactor: Any) -> None:
+        """Ask a thing that no server has, now and then: any answer is a sign of life."""
+        nobody = pb.RemoteReference(None, self.broker, NO_OBJECT, doRefCount=False)
+        while True:
+            await deferLater(reactor, ALIVE_SECONDS)
+            try:
+                await _settled(nobody.callRemote("probe")).addTimeout(patience, reactor)
+            except TimedOut:
+                self.broker.transport.abortConnection()
+                return
 
     async def close(self, reactor: Any) -> None:
         """Close in good order, or without if that takes too long."""
@@ -395,24 +442,40 @@ class _Mind(pb.Referenceable):
     def __init__(self, deliver: Callable[[float], None]) -> None:
         self._deliver = deliver
 
-    def remote_notifyTime(self, stamp: float) -> None:
+    def remote_notifyTime(self, stamp: object) -> None:
+        if not isinstance(stamp, float) or not math.isfinite(stamp):
+            raise InvalidValue("a stamp is a finite float")
         self._deliver(stamp)
 
 
+def _settled(call: "Deferred[object]") -> "Deferred[None]":
+    """Return a Deferred that fires when a call was answered, whatever with."""
+    answered: Deferred[None] = Deferred()
+    call.addBoth(lambda _: None if answered.called else answered.callback(None))
+    return answered
+
+
 def _typed(failure: Failure) -> NoReturn:
-    """Raise what a remote call failed with as one of our classes."""
+    """Raise what a remote call failed with as one of our classes, whatever the server made of it."""
+    if isinstance(failure.value, ClockdError | CancelledError | TimedOut):
+        failure.raiseException()
+    if failure.check(pb.PBConnectionLost, pb.DeadReferenceError, ConnectionLost):
+        raise NotConnected("the connection was lost") from failure.value
     kind = failure.type.decode("utf-8", "replace") if isinstance(failure.type, bytes) else ""
     module, _, name = kind.rpartition(".")
     known = getattr(errors, name, None) if module == errors.__name__ else None
     if isinstance(known, type) and issubclass(known, Refused):
-        raise known(failure.value)
-    if failure.check("twisted.cred.error.UnauthorizedLogin"):
+        raise known(str(failure.value))
+    if _descends(failure, "twisted.cred.error.UnauthorizedLogin"):
         raise WrongCredentials("the name and the secret do not fit")
-    if kind:
-        raise ServerFault(f"the server failed: {kind}")
-    if failure.check(pb.PBConnectionLost, pb.DeadReferenceError, ConnectionLost):
-        raise NotConnected("the connection was lost") from failure.value
-    failure.raiseException()
+    raise ServerFault(f"the server failed: {kind or 'its answers make no sense'}")
+
+
+def _descends(failure: Failure, kind: str) -> bool:
+    try:
+        return bool(failure.check(kind))
+    except Exception:  # noqa: BLE001  # what a server sent in place of an error
+        return False
 
 
 def _reactor_here() -> Any:

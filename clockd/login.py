@@ -55,8 +55,8 @@ class ILogin(Protocol):
     def expelled(self, failure: Failure) -> None:
         """The portal has made none, and that was the last try."""
 
-    def left(self) -> None:
-        """The peer has gone, or dropped its session."""
+    def left(self, reason: str) -> None:
+        """The peer has gone, or dropped its session, for one of `CLOSE_REASONS`."""
 
 
 class Login:
@@ -121,6 +121,7 @@ class Login:
         if self.tries == TRIES + 1:
             self.soon(lambda: self.close("limit"))
         if self.tries > TRIES:
+            self.nonce = new_challenge()  # one that nobody was told: what is sent behind this fits no challenge
             raise NotPermitted(f"a connection has {TRIES} tries to log in")
 
     def refuse(self, failure: Failure) -> None:
@@ -224,8 +225,8 @@ def _expelled(machine: ILogin, login: Login, failure: Failure) -> None:
 
 
 @serving.upon(ILogin.left).to(gone)
-def _left(machine: ILogin, login: Login) -> None:
-    _log.info("{name} from {address} has left", name=login.name, address=login.address)
+def _left(machine: ILogin, login: Login, reason: str) -> None:
+    _log.info("{name} from {address} has left: {reason}", name=login.name, address=login.address, reason=reason)
     login.logout()
 
 

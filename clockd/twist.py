@@ -7,7 +7,6 @@ from twisted.application.service import MultiService
 from twisted.internet import reactor
 from twisted.python.failure import Failure
 from twisted.python.usage import Options as TwistOptions
-from twisted.python.usage import UsageError
 
 from clockd.config import load
 from clockd.errors import Misconfigured
@@ -25,15 +24,15 @@ def makeService(options: Options) -> MultiService:
     """Build the service.
 
     Raises:
-        UsageError: The configuration cannot be served.
-        SystemExit: When it is started and cannot listen.
+        SystemExit: The configuration cannot be served, or, when it is started, it cannot listen; with one sentence,
+            for twist would print a traceback.
     """
     make_monotonic(reactor)
     try:
         config = load(Path(options["config"]) if options["config"] else None)
         service = make_service(config, reactor, time.time)
     except Misconfigured as error:
-        raise UsageError(str(error)) from error
+        raise SystemExit(f"clockd: {error}") from error
     return _OrExit(service)
 
 

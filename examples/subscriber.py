@@ -15,5 +15,7 @@ async def main(endpoint: str, name: str) -> None:
             print(f"{sample.stamp:.6f}  {sample.age * 1000:.2f} ms", flush=True)
 
 
+if len(sys.argv) != 3 or "CLOCKD_SECRET" not in os.environ:
+    sys.exit(__doc__)
 with suppress(KeyboardInterrupt):
     asyncio.run(main(*sys.argv[1:]))

@@ -103,7 +103,11 @@ class LoadingTests(UsersCase):
 
     def test_a_folder_is_told(self):
         self.path.mkdir()
-        self.assert_refused("cannot be read: Is a directory", UsersFile(self.path).load)
+        self.assert_refused("is no regular file", UsersFile(self.path).load)
+
+    def test_a_fifo_is_told_and_not_waited_for(self):
+        os.mkfifo(self.path)
+        self.assert_refused("is no regular file", UsersFile(self.path).load)
 
     def test_a_broken_line_is_told_by_its_number(self):
         hexes = 16 * "a1"

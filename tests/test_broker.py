@@ -22,13 +22,17 @@ from twisted.cred.error import UnauthorizedLogin
 from twisted.cred.portal import IRealm
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.internet.defer import Deferred, fail
+from twisted.internet.error import ConnectionDone
+from twisted.internet.interfaces import ITCPTransport
+from twisted.internet.testing import StringTransport
 from twisted.logger import LogLevel
+from twisted.python.failure import Failure
 from twisted.spread import pb
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
-from clockd.broker import MAX_MIND_ID, RemoteMind, printable_address
+from clockd.broker import CLOSE_SECONDS, MAX_MIND_ID, RemoteMind, printable_address
 from clockd.interfaces import ISink
 from clockd.values import Limits
 
@@ -128,6 +132,40 @@ class LoginTests(RigCase):
             peer.server.dataReceived(encoded(peer.broker, message) * tries)
             self.assertEqual(len(rig.clock.getDelayedCalls()), ordered)
             peer.server.transport.loseConnection()
+
+    def test_a_response_sent_behind_one_try_too_many_fits_no_challenge(self):
+        rig = self.rig()
+        peer = rig.peer()
+        for _ in range(3):
+            challenger, response = peer.challenge()
+        login = [b"message", 90, b"root", b"login", 0, [b"tuple", b"alice"], [b"dictionary"]]
+        respond = [
+            b"message",
+            91,
+            challenger.luid,
+            b"respond",
+            0,
+            [b"tuple", response, [b"remote", 1]],
+            [b"dictionary"],
+        ]
+        peer.deafen()
+        peer.server.dataReceived(encoded(peer.broker, login) + encoded(peer.broker, respond))
+        rig.network.flush()
+        self.assertEqual((rig.tally.logins["secret", "ok"], rig.tally.avatars), (0, 0))
+
+    def test_small_packets_are_not_held_back(self):
+        @implementer(ITCPTransport)
+        class TCP(StringTransport):
+            at_once = False
+
+            def setTcpNoDelay(self, enabled):
+                self.at_once = enabled
+
+        rig = self.rig()
+        broker = rig.factory.buildProtocol(None)
+        broker.makeConnection(TCP())
+        self.assertTrue(broker.transport.at_once)
+        broker.connectionLost(Failure(ConnectionDone()))
 
     def test_anonymous_is_a_try_like_any_other(self):
         rig = self.rig(anonymous=True)
@@ -568,6 +606,22 @@ class ProtocolTests(RigCase):
         peer.send([b"message", 1, [b"x"], b"login", 0, [b"tuple"], [b"dictionary"]])
         self.assertEqual(self.flushLoggedErrors(), [])
 
+    def test_a_request_s_number_of_another_type_ends_the_connection(self):
+        deep = [0]
+        for _ in range(200):
+            deep = [deep]
+        for number in (deep, b"1", 1.5, []):
+            self.assert_ended([b"message", number, b"root", b"login", 1, [b"tuple", b"alice"], [b"dictionary"]])
+
+    def test_a_peer_that_does_not_read_its_last_answer_is_cut_off(self):
+        rig = self.rig()
+        peer = rig.peer()
+        peer.wire.frozen = True
+        server = peer.server
+        server._close("limit")
+        rig.network.advance(CLOSE_SECONDS, 1)
+        self.assertTrue(peer.wire.serverIO.aborted)
+
     def test_a_message_to_a_cached_object_leaves_no_traceback(self):
         peer = self.rig().peer()
         peer.send([b"cachemessage", 1, 1, b"login", 0, [b"tuple"], [b"dictionary"]])
@@ -679,6 +733,8 @@ class AskTests(RigCase):
         self.assertEqual(self.server.tally.closed["stale"], 0)
         self.server.network.advance(0.5)
         self.server.factory.sweep()
+        self.assertFalse(peer.wire.serverIO.aborted)
+        self.server.factory.sweep()
         self.assertTrue(peer.wire.serverIO.aborted)
         self.server.network.flush()
         self.assertEqual((self.server.tally.closed["stale"], peer.broker.disconnected), (1, 1))
@@ -686,12 +742,21 @@ class AskTests(RigCase):
     def test_a_frozen_client_is_aborted_too(self):
         peer = self.enter(Mind(), default_period=100, stale_seconds=10)
         peer.wire.frozen = True
-        for _ in range(10):
+        for _ in range(11):
             self.assertEqual(self.server.tally.closed["stale"], 0)
             self.server.network.advance(1)
             self.server.factory.sweep()
             self.server.network.flush()
         self.assertEqual((self.server.tally.closed["stale"], self.server.tally.avatars), (1, 0))
+
+    def test_a_client_whose_answer_waited_out_a_stall_of_the_server_stays(self):
+        peer = self.silent(default_period=1, stale_seconds=10)
+        self.server.network.advance(100)
+        self.server.factory.sweep()
+        peer.server.mind._answered(None)
+        self.server.factory.sweep()
+        self.server.network.flush()
+        self.assertEqual((self.server.tally.closed["stale"], self.server.tally.avatars), (0, 1))
 
     def test_a_client_of_whom_nothing_was_asked_for_half_of_stale_seconds_is_probed(self):
         peer = self.enter(Mind(), default_period=100, stale_seconds=10)

@@ -254,8 +254,17 @@ class SamplesTests(ClientCase):
         client = self.entered()
         self.leave(client)
         samples = client.samples()
-        self.next(samples)
         self.failureResultOf(self.ask(anext(samples)), StopAsyncIteration)
+
+    def test_a_client_that_was_not_entered_says_so(self):
+        client = self.client()
+        self.assertRaises(NotConnected, client.samples)
+        self.failureResultOf(self.ask(client.setperiod(1)), NotConnected)
+
+    def test_a_client_is_entered_once(self):
+        client = self.entered()
+        self.failureResultOf(self.ask(client.__aenter__()), NotConnected)
+        self.leave(client)
 
     def test_a_program_reads_and_leaves_from_within_the_loop(self):
         stamps = []

@@ -170,7 +170,7 @@ class LeavingTests(LoginCase):
         self.answer = self.respond(self.machine(self.checker))
 
     def test_leaving_while_the_credentials_are_checked_logs_out_what_comes_of_it(self):
-        self.machine_.left()
+        self.machine_.left("client")
         self.checker.asked[0].callback(b"alice")
         self.run_later()
         self.assertEqual((self.realm.logouts, self.realm.begun, self.counted()), (1, 0, {}))
@@ -179,19 +179,19 @@ class LeavingTests(LoginCase):
     def test_leaving_while_the_realm_makes_the_avatar_logs_it_out(self):
         made = self.realm.answer = Deferred()
         self.checker.asked[0].callback(b"alice")
-        self.machine_.left()
+        self.machine_.left("client")
         self.assertEqual(self.realm.logouts, 0)
         made.callback(None)
         self.assertEqual((self.realm.logouts, self.realm.begun, self.later), (1, 0, []))
 
     def test_leaving_and_then_a_refusal_is_nothing(self):
-        self.machine_.left()
+        self.machine_.left("client")
         self.checker.asked[0].errback(WrongCredentials("no"))
         self.assertEqual((self.realm.logouts, self.later), (0, []))
         self.assertNoResult(self.answer)
 
     def test_leaving_does_not_hide_a_bug_of_the_server(self):
-        self.machine_.left()
+        self.machine_.left("client")
         self.checker.asked[0].errback(ZeroDivisionError())
         self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
 
@@ -201,7 +201,7 @@ class LeavingTests(LoginCase):
             self.failureResultOf(self.respond(machine))
         self.realm.answer = Deferred()
         answer = machine.anonymous(self)
-        machine.left()
+        machine.left("client")
         self.realm.answer.errback(TooManyConnections("enough"))
         self.assertNoResult(answer)
         self.assertEqual((self.later, self.closed), ([], []))
@@ -209,8 +209,8 @@ class LeavingTests(LoginCase):
     def test_leaving_once_logged_in_logs_out_once(self):
         self.checker.asked[0].callback(b"alice")
         self.assertEqual(self.realm.logouts, 0)
-        self.machine_.left()
-        self.machine_.left()
+        self.machine_.left("client")
+        self.machine_.left("client")
         self.assertEqual(self.realm.logouts, 1)
 
 
@@ -227,7 +227,7 @@ class StateTests(LoginCase):
         if state == "serving":
             checker.asked[0].callback(b"alice")
         elif state in {"abandoned", "gone"}:
-            machine.left()
+            machine.left("client")
             if state == "gone":
                 checker.asked[0].callback(b"alice")
         return machine
@@ -253,14 +253,14 @@ class StateTests(LoginCase):
         for state, ask in product(("checking", "serving"), ("challenge", "anonymous")):
             machine = self.reach(state)
             self.assertRaises(NotPermitted, getattr(machine, ask), "bob")
-            machine.left()
+            machine.left("client")
             self.assertEqual(self.realm.logouts, state == "serving")
 
     def test_leaving_is_possible_at_any_time_and_leads_nowhere_else(self):
         for state in ("greeting", "challenged", "checking", "serving", "abandoned", "gone"):
             machine = self.reach(state)
-            machine.left()
-            machine.left()
+            machine.left("client")
+            machine.left("client")
             self.assertRaises(NotPermitted, machine.challenge, "bob")
             self.assertEqual(self.realm.logouts, state in {"serving", "gone"})
 

@@ -144,7 +144,17 @@ def test_a_port_in_use_is_one_sentence(server, users, which):
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_secret_that_could_not_be_printed_makes_no_account(tmp_path):
+    with Path("/dev/full").open("w") as full:
+        command = [*CLOCKD, "user", "add", "alice"]
+        done = subprocess.run(
+            command, stdout=full, stderr=subprocess.PIPE, text=True, cwd=tmp_path, timeout=20, check=False
+        )
+    says(done, 1, "No space left on device")
+    assert clockd("user", "list", cwd=tmp_path).stdout == ""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_ends_the_server_in_good_order(tmp_path, number):
     server = Server(tmp_path)
     clients = server.subscribers(60, [0.1])
@@ -190,7 +200,10 @@ def test_watch_names_what_is_wrong(server, tmp_path):
     says(watch(server, secret="wrong"), 1, "the name and the secret do not fit")
     says(watch(server, name="nobody"), 1, "the name and the secret do not fit")
     says(watch(server, "--feed", "other"), 1, "not subscribed to other; subscribed: time")
-    says(watch(server, "--period", "nan"), 1, "a period is a finite number of seconds greater than 0")
+    says(watch(server, "--period", "nan"), 2, "a period is a finite number of seconds greater than 0")
+    says(clockd("watch", "alice@clock..org", environment={"CLOCKD_SECRET": "x"}), 2, "is not [NAME@]HOST[:PORT]")
+    (tmp_path / "empty").write_text("")
+    says(watch(server, "--secret-file", str(tmp_path / "empty")), 2, "is empty")
     says(watch(server, "--secret-file", str(tmp_path / "none")), 2, "cannot be read")
     says(clockd("watch", "alice@127.0.0.1:1", environment={"CLOCKD_SECRET": "x"}), 1, "does clockd listen there?")
     says(clockd("watch", "alice@no.such.host.invalid", environment={"CLOCKD_SECRET": "x"}), 1, "cannot connect to")

@@ -14,8 +14,8 @@ from containers import build_image, podman_command
 from processes import HERE, Program, eventually, free_port, run, without_coverage
 from test_prometheus import ask
 
-from clockd.cli import health_url, ready
 from clockd.config import Config, load
+from clockd.health import health_url, ready
 
 ROOT = Path(__file__).resolve().parents[2]
 DEPLOY = ROOT / "deploy"

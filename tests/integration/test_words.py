@@ -1,5 +1,6 @@
 """The README and the pages in docs are true: their programs and commands run, their tables match the code."""
 
+import ast
 import os
 import re
 import signal
@@ -7,12 +8,15 @@ import subprocess
 import sys
 import time
 import tomllib
+import urllib.request
+from collections import defaultdict
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from clockd import errors
 from clockd.config import Config, load
@@ -197,7 +201,11 @@ def test_make_targets_exist():
 
 
 def test_every_block_is_of_a_kind_that_is_known():
-    assert {block.language for block in BLOCKS} <= {"sh", "python", "toml", "text"}
+    assert {block.language for block in BLOCKS} <= {"sh", "python", "toml", "text", "console"}
+
+
+def test_what_is_not_run_shows_its_prompt():
+    assert [str(block) for block in BLOCKS if block.language == "console" and not block.text.startswith("$ ")] == []
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
@@ -223,3 +231,70 @@ def test_the_architecture_names_every_module():
     (layers,) = [b.text for b in BLOCKS if b.page == "docs/architecture.md" and "cli | twist" in b.text]
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     assert layers.splitlines() == project["tool"]["importlinter"]["contracts"][0]["layers"]
+
+
+OPERATIONS = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
+
+
+def quoted(cell):
+    return re.findall(r"`([^`]+)`", cell)
+
+
+@pytest.fixture(scope="module")
+def scraped(server):
+    """What `/metrics` of the server answers."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{server.ports['9464']}/metrics", timeout=SECONDS) as answer:
+        return answer.read().decode()
+
+
+@pytest.fixture(scope="module")
+def labels(scraped):
+    """The values of each label of each metric, in the order of the answer."""
+    values = defaultdict(list)
+    for family in text_string_to_metric_families(scraped):
+        name = f"{family.name}_total" if family.type == "counter" else family.name
+        for sample in family.samples:
+            for label, value in sample.labels.items():
+                values[name, label].append(value)
+    return {key: list(dict.fromkeys(found)) for key, found in values.items()}
+
+
+def test_the_operations_page_names_every_metric(scraped, labels):
+    rows = re.findall(r"^\| `(\w+)` \| (\w+) \| ([^|]*)\|", OPERATIONS, re.MULTILINE)
+    assert {name: kind for name, kind, _ in rows} == dict(re.findall(r"^# TYPE (\w+) (\w+)$", scraped, re.MULTILINE))
+    assert {(name, label) for name, _, cell in rows for label in quoted(cell)} == labels.keys()
+
+
+def test_the_operations_page_names_every_label_value(labels):
+    rows = re.findall(r"^\| `(\w+)` \| (`\w+`|all that have it) \| ([^|]*)\|", OPERATIONS, re.MULTILINE)
+    told = defaultdict(list)
+    for label, of, cell in rows:
+        for name in quoted(of) or [name for name, its in labels if its == label]:
+            told[name, label] += quoted(cell)
+    for name, bounds in re.findall(r"^- `(\w+_seconds)`: ([\d., \n]+)\.$", OPERATIONS, re.MULTILINE):
+        told[name, "le"] = [*bounds.replace(",", " ").split(), "+Inf"]
+    free = {key: values for key, values in labels.items() if not key[0].startswith("clockd_") or "_info" in key[0]}
+    expected = {key: values for key, values in labels.items() if key not in free}
+    assert {key: sorted(values) for key, values in told.items()} == {
+        key: sorted(values) for key, values in expected.items()
+    }
+
+
+def test_the_label_values_not_used_yet_are_those_that_no_code_names():
+    rows = re.findall(r"^\| `\w+` \| `clockd_\w+` \| ([^|]*)\| ([^|]*) \|$", OPERATIONS, re.MULTILINE)
+    unused = {value for cell, meaning in rows if meaning == "not used yet" for value in quoted(cell)}
+    every = {value for cell, _ in rows for value in quoted(cell)}
+    code = "".join(file.read_text(encoding="utf-8") for file in (ROOT / "clockd").glob("*.py") if file.stem != "values")
+    assert unused == {value for value in every if f'"{value}"' not in code}
+
+
+def test_the_operations_page_names_every_log_line():
+    logged = set()
+    for file in (ROOT / "clockd").glob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and re.fullmatch(r"(self\.)?_log\.\w+", ast.unparse(node.func)):
+                level = {"failure": "critical"}.get(node.func.attr, node.func.attr)
+                logged.add((node.args[0].value.replace("!r}", "}"), level))
+    told = re.findall(r"^\| `([^`|]+)` \| (debug|info|warn|error|critical) \|", OPERATIONS, re.MULTILINE)
+    assert len(logged) > 10
+    assert set(told) == logged

@@ -1,0 +1,60 @@
+"""Is a server ready, asked from outside: what the command `clockd health` does every few seconds in a container.
+
+Rules of this module: it imports neither Twisted nor anything of ours, and reads no file, so that it is quick.
+"""
+
+import http.client
+import re
+from contextlib import closing
+from typing import NamedTuple
+from urllib.parse import urlsplit
+
+METRICS_PORT = 9464
+"""Where this looks for the server; the default of `metrics.listen`."""
+
+HEALTH_SECONDS = 1.5
+"""As long as this waits for an answer."""
+
+
+class Answer(NamedTuple):
+    """What a server says of its health."""
+
+    ok: bool
+    text: str
+
+
+def ready(url: str) -> Answer:
+    """Ask a server whether it is ready; no answer within `HEALTH_SECONDS` is a no."""
+    try:
+        parts = urlsplit(url)
+        if parts.scheme != "http" or not parts.hostname:
+            return Answer(ok=False, text=f"clockd: {url}: is no http://HOST:PORT/PATH")
+        connection = http.client.HTTPConnection(parts.hostname, parts.port, timeout=HEALTH_SECONDS)
+        with closing(connection):
+            connection.request("GET", parts.path or "/readyz")
+            answer = connection.getresponse()
+            text = answer.read(200).decode(errors="replace").strip()
+    except (OSError, ValueError, http.client.HTTPException) as error:
+        return Answer(ok=False, text=f"clockd: {url}: {error}; is it running there?")
+    if answer.status != http.client.OK:
+        return Answer(ok=False, text=f"clockd: {url}: {answer.status} {answer.reason}: {text.partition(chr(10))[0]}")
+    return Answer(ok=True, text=text.partition("\n")[0])
+
+
+def health_url(listen: str) -> str:
+    """Return where `/readyz` is, for an endpoint string as `metrics.listen` has it; for none the default's.
+
+    What is no TCP endpoint is returned as it is: `ready` says that it is no URL.
+    """
+    listen = listen.strip("\"'")  # as TOML, a string may be quoted
+    if listen and not listen.startswith("tcp"):
+        return listen
+    kind, *words = re.split(r"(?<!\\):", listen)
+    options = dict(word.split("=", 1) for word in words if "=" in word)
+    port = options.get("port") or (
+        words[0] if kind in {"tcp", "tcp6"} and words and "=" not in words[0] else METRICS_PORT
+    )
+    host = options.get("interface", "").replace("\\:", ":")
+    if host in {"", "0.0.0.0", "::"}:  # noqa: S104  # any address will do, and this one is near
+        host = "127.0.0.1"
+    return f"http://[{host}]:{port}/readyz" if ":" in host else f"http://{host}:{port}/readyz"
