@@ -285,7 +285,7 @@ class ClockBroker(pb.Broker):
     _address = "an unknown address"
     _perspective: Boundary | None = None
     _ended_for: str | None = None
-    _soon: IDelayedCall | None = None
+    _delayed: tuple[IDelayedCall, ...] = ()
 
     def connectionMade(self) -> None:
         """Count the connection and offer the login."""
@@ -317,8 +317,9 @@ class ClockBroker(pb.Broker):
 
     def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]  # Twisted gives it a default
         """Let go of everything that the connection held."""
-        if self._soon is not None and self._soon.active():
-            self._soon.cancel()
+        for call in self._delayed:
+            if call.active():
+                call.cancel()
         super().connectionLost(reason)
         ended_for = self._ended_for or ("client" if reason.check(ConnectionDone) else "lost")
         self.login.left(ended_for)
@@ -404,12 +405,16 @@ class ClockBroker(pb.Broker):
 
     def _close(self, reason: str) -> None:
         """Close once all is written, or at once if the peer does not read it."""
-        self._ended_for = reason
-        self.transport.loseConnection()
-        self._soon = self.factory.clock.callLater(CLOSE_SECONDS, self.transport.abortConnection)
+        if self._ended_for is None:
+            self._ended_for = reason
+            self.transport.loseConnection()
+            self._later(CLOSE_SECONDS, self.transport.abortConnection)
 
     def _do_soon(self, call: Callable[[], object]) -> None:
-        self._soon = self.factory.clock.callLater(0, call)
+        self._later(0, call)
+
+    def _later(self, seconds: float, call: Callable[[], object]) -> None:
+        self._delayed = (*self._delayed, self.factory.clock.callLater(seconds, call))
 
 
 @implementer(pb.IPBRoot)
