@@ -233,7 +233,7 @@ class ClockClient:
         try:
             session.perspective = await self._bounded(factory.login(self._credentials, _Mind(self._deliver)))
             if not isinstance(session.perspective, pb.RemoteReference):
-                raise ServerFault("a login was answered with no perspective")  # noqa: TRY301  # told below
+                raise TypeError("a login was answered with no perspective")  # noqa: TRY301  # told below
             for feed, period in self._periods.items():
                 await self._bounded(session.perspective.callRemote("setperiod", period, feed))
         except (Refused, CancelledError):

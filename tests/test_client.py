@@ -15,7 +15,7 @@ from twisted.internet.testing import MemoryReactorClock
 from twisted.spread import pb
 from twisted.trial.unittest import SynchronousTestCase
 
-from clockd.client import CLOSE_SECONDS, ClockClient, connect
+from clockd.client import ALIVE_SECONDS, CLOSE_SECONDS, ClockClient, connect
 from clockd.errors import (
     ConnectionFailed,
     InvalidPeriod,
@@ -606,3 +606,58 @@ class OtherServerTests(ClientCase):
         self.network.flush()
         self.assertTrue(closed)
         gc.collect()
+
+    def lying(self, granted=1.0, perspective=True):
+        """Enter a client of a server that takes every login; returns it, the Deferred of that, and the server."""
+
+        class Perspective(pb.Referenceable):
+            def remote_setperiod(self, period, feed):
+                return granted
+
+        class Root(pb.Root):
+            def remote_login(self, name):
+                return b"challenge", self
+
+            def remote_respond(self, response, mind):
+                self.mind = mind
+                return Perspective() if perspective else granted
+
+        root = Root()
+        client, entered = self.other(root)
+        return client, entered, root
+
+    def test_a_login_that_answers_with_no_perspective_is_no_session(self):
+        for answer in (5, None, "perspective", 1.5, [1]):
+            _, entered, _ = self.lying(granted=answer, perspective=False)
+            self.failureResultOf(entered, ConnectionFailed)
+
+    def test_a_period_granted_that_is_none_is_the_server_s_fault(self):
+        for granted in ("1", None, math.nan, 0, True):
+            client, _, _ = self.lying(granted)
+            self.failureResultOf(self.ask(client.setperiod(1)), ServerFault)
+
+    def test_a_stamp_that_is_none_is_refused_and_not_handed_out(self):
+        client, _, root = self.lying()
+        samples = client.samples()
+        refused = []
+        for stamp in ("now", None, math.nan, math.inf, 2**400, [1.0]):
+            root.mind.callRemote("notifyTime", stamp).addErrback(refused.append)
+        root.mind.callRemote("notifyTime", EPOCH + 3.0)
+        self.network.flush()
+        self.assertEqual(self.next(samples), 3)
+        self.assertEqual(
+            [failure.check("clockd.errors.InvalidValue") for failure in refused], 6 * ["clockd.errors.InvalidValue"]
+        )
+
+    def test_a_server_that_answers_no_more_is_left_and_looked_for_again(self):
+        self.entered()
+        self.network.wires[-1].frozen = True
+        self.network.advance(ALIVE_SECONDS + TIMEOUT - 1, 1)
+        self.assertEqual(self.network.attempts, 1)
+        self.network.advance(4, 1)
+        self.assertEqual(self.network.attempts, 2)
+
+    def test_a_server_that_answers_is_not_left(self):
+        self.entered()
+        self.network.advance(10 * ALIVE_SECONDS, 1)
+        self.assertEqual((self.network.attempts, self.server.tally.authenticated), (1, 1))
