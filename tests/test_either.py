@@ -258,16 +258,6 @@ class AsyncioTests(SynchronousTestCase):
         self.assertEqual(self.flushLoggedErrors(), [])
 
 
-async def under_a_task(deferred):
-    task = asyncio.ensure_future(wait(deferred))
-    return await Either(Deferred.fromFuture(task))
-
-
-async def under_a_task_under_twisted(deferred):
-    inner = Deferred.fromCoroutine(under_a_task(deferred))
-    return await inner.asFuture(asyncio.get_running_loop())
-
-
 class CancellationTests(SynchronousTestCase):
     def test_a_cancellation_that_comes_with_the_result_is_not_lost(self):
         async def program():

@@ -1,0 +1,103 @@
+"""What a peer may call, and what crosses there.
+
+Rules of this module: what a peer does wrong raises a `Refused` and reaches it as that. Any other exception is our
+fault: it is logged once and the peer is told nothing of it.
+"""
+
+import inspect
+from collections.abc import Callable
+from typing import Any, cast
+
+from twisted.internet.defer import Deferred
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from twisted.spread import pb
+
+from clockd.errors import InvalidValue, Refused, ServerFault, UnknownMethod
+
+
+class Boundary(pb.Referenceable):
+    """An object whose methods a peer may call; what crosses here is translated.
+
+    Args:
+        target: Has the methods.
+        prefix: What their names begin with.
+    """
+
+    _log = Logger()
+
+    def __init__(self, target: object, prefix: str) -> None:
+        self._target = target
+        self._prefix = prefix
+
+    def remoteMessageReceived(self, broker: pb.Broker, message: str, args: Any, kw: Any) -> Any:
+        """Call the method that a message names.
+
+        Returns:
+            The jellied result, or a Deferred of it.
+
+        Raises:
+            Refused: The peer asked for something it does not get.
+        """
+        try:
+            method = self._method(message)
+            arguments, keywords = _arguments(broker, args, kw)
+            _check_signature(message, method, arguments, keywords)
+            result = method(*arguments, **keywords)
+            if isinstance(result, Deferred):
+                result.addErrback(self._translate)
+            return broker.serialize(result)
+        except Exception as error:  # noqa: BLE001  # the boundary
+            raise self._told(Failure(), error) from None
+
+    def _method(self, message: str) -> Callable[..., object]:
+        method = getattr(self._target, self._prefix + message, None)
+        if method is None:
+            raise UnknownMethod("there is no such method")
+        return cast("Callable[..., object]", method)
+
+    def _translate(self, failure: Failure) -> Failure:
+        return Failure(self._told(failure, failure.value))
+
+    def _told(self, failure: Failure, error: BaseException | None) -> Refused:
+        if isinstance(error, Refused):
+            return error
+        self._log.failure("a remote call failed for a reason of the server's own", failure)
+        return ServerFault("the server failed; its log says why")
+
+
+def _arguments(broker: pb.Broker, args: Any, kw: Any) -> tuple[tuple[object, ...], dict[str, object]]:
+    """Turn what came over the wire into arguments; whatever is wrong with it is the peer's doing."""
+    try:
+        if _is_plain(args) and _is_plain(kw):
+            arguments = tuple(broker.unserialize(args))
+            keywords = {
+                key.decode() if isinstance(key, bytes) else str(key): value
+                for key, value in broker.unserialize(kw).items()
+            }
+            return arguments, keywords
+    except Exception as error:
+        raise InvalidValue("arguments that this server does not take") from error
+    raise InvalidValue("an argument is None, bool, int, float, str, bytes, list, tuple, dict or a remote reference")
+
+
+def _is_plain(jelly: Any) -> bool:
+    """Tell whether jelly holds only the types that a peer may send, each in its form."""
+    match jelly:
+        case int() | float() | bytes() | [b"None"] | [b"unicode", bytes()] | [b"boolean", bytes()] | [b"remote", int()]:
+            return True
+        case [b"tuple" | b"list", *items]:
+            return all(map(_is_plain, items))
+        case [b"dictionary", *pairs]:
+            return all(len(pair) == 2 and all(map(_is_plain, pair)) for pair in pairs)
+    return False
+
+
+def _check_signature(
+    message: str, method: Callable[..., object], arguments: tuple[object, ...], keywords: dict[str, object]
+) -> None:
+    signature = inspect.signature(method)
+    try:
+        signature.bind(*arguments, **keywords)
+    except TypeError as error:
+        raise InvalidValue(f"{message} takes ({', '.join(signature.parameters)})") from error
