@@ -6,7 +6,9 @@ import signal
 import stat
 import subprocess
 import sys
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from threading import Thread
 
 import pytest
 from processes import CLOCKD, FREE, Program, Server, clockd, eventually
@@ -244,6 +246,29 @@ def test_demo_shows_ticks_and_lines_to_paste(tmp_path):
     assert demo.end(signal.SIGINT) == 0
     assert demo.lines[-1] == "stopped"
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("status", "text", "code"), [(200, "ok", 0), (503, "starting", 1)])
+def test_health_says_what_readyz_says(status, text, code):
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(status)
+            self.end_headers()
+            self.wfile.write(f"{text} {self.path}\n".encode())
+
+        def log_message(self, *_):
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as stub:
+        Thread(target=stub.handle_request).start()
+        address = f"tcp:{stub.server_port}:interface=127.0.0.1"
+        done = clockd("health", environment={"CLOCKD_METRICS_LISTEN": address})
+    assert done.returncode == code
+    assert f"{text} /readyz" in (done.stderr if code else done.stdout)
+
+
+def test_health_says_what_a_server_is(server):
+    assert clockd("health", f"http://{server.metrics}/readyz").returncode == 0
 
 
 def test_twist_starts_the_same_service(tmp_path, users):
