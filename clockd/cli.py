@@ -4,16 +4,13 @@ Exit codes: 0 done, or stopped by a signal; 1 it could not be done (no server, w
 in the command line, the configuration or the users file. A user's mistake is one sentence that says what to do, never
 a traceback.
 
-Rules of this module: Twisted, `config` and `service` are imported inside the commands that need them, for they take a
-third of a second.
+Rules of this module: Twisted, `config`, `service` and whatever else only some commands need is imported inside them:
+Twisted alone takes a third of a second, and `clockd health` runs every few seconds.
 """
 
-import getpass
-import json
 import os
 import signal
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager, suppress
@@ -114,6 +111,8 @@ def demo() -> None:
     It listens on the default ports of 127.0.0.1, or on free ones where these are taken; nothing stays behind.
     """
     with one_sentence():
+        import tempfile
+
         from clockd.logs import begin_logging
 
         begin_logging("text", sys.stderr, "warn")
@@ -319,6 +318,8 @@ def parse_target(target: str) -> tuple[str, str]:
     Raises:
         click.BadParameter: It is of another form.
     """
+    import getpass
+
     name, at, where = target.rpartition("@")
     if where.startswith("["):
         host, bracket, port = where[1:].partition("]")
@@ -447,6 +448,8 @@ def _as_line(reading: "Reading") -> str:
 
 
 def _as_json(reading: "Reading") -> str:
+    import json
+
     return json.dumps(
         {
             "feed": reading.feed,
