@@ -457,15 +457,16 @@ def _settled(call: "Deferred[object]") -> "Deferred[None]":
 
 def _typed(failure: Failure) -> NoReturn:
     """Raise what a remote call failed with as one of our classes, whatever the server made of it."""
-    if isinstance(failure.value, ClockdError | CancelledError | TimedOut):
+    value, kind = getattr(failure, "value", None), getattr(failure, "type", None)
+    if isinstance(value, ClockdError | CancelledError | TimedOut):
         failure.raiseException()
-    if failure.check(pb.PBConnectionLost, pb.DeadReferenceError, ConnectionLost):
-        raise NotConnected("the connection was lost") from failure.value
-    kind = failure.type.decode("utf-8", "replace") if isinstance(failure.type, bytes) else ""
+    if isinstance(value, pb.PBConnectionLost | pb.DeadReferenceError | ConnectionLost):
+        raise NotConnected("the connection was lost") from value
+    kind = kind.decode("utf-8", "replace") if isinstance(kind, bytes) else ""
     module, _, name = kind.rpartition(".")
     known = getattr(errors, name, None) if module == errors.__name__ else None
     if isinstance(known, type) and issubclass(known, Refused):
-        raise known(str(failure.value))
+        raise known(str(value))
     if _descends(failure, "twisted.cred.error.UnauthorizedLogin"):
         raise WrongCredentials("the name and the secret do not fit")
     raise ServerFault(f"the server failed: {kind or 'its answers make no sense'}")

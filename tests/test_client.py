@@ -15,7 +15,7 @@ from twisted.internet.testing import MemoryReactorClock
 from twisted.spread import pb
 from twisted.trial.unittest import SynchronousTestCase
 
-from clockd.client import ALIVE_SECONDS, CLOSE_SECONDS, ClockClient, connect
+from clockd.client import ALIVE_SECONDS, CLOSE_SECONDS, ClockClient, _typed, connect
 from clockd.errors import (
     ConnectionFailed,
     InvalidPeriod,
@@ -635,6 +635,21 @@ class OtherServerTests(ClientCase):
         for granted in ("1", None, math.nan, 0, True):
             client, _, _ = self.lying(granted)
             self.failureResultOf(self.ask(client.setperiod(1)), ServerFault)
+
+    def test_an_error_of_any_make_is_the_server_s_fault(self):
+        states = (
+            {},
+            {"type": 5, "value": "x", "parents": []},
+            {"type": None, "value": 1, "parents": 3},
+            {"type": "clockd.errors.InvalidPeriod", "parents": ["clockd.errors.Refused"]},
+            {"type": b"clockd.errors.Misconfigured", "value": "x", "parents": []},
+            {"type": b"\xff", "value": "x", "parents": [b"\xff"]},
+        )
+        for state in states:
+            odd = pb.CopiedFailure.__new__(pb.CopiedFailure)
+            odd.__dict__ |= state
+            with self.assertRaises(ServerFault):
+                _typed(odd)
 
     def test_a_stamp_that_is_none_is_refused_and_not_handed_out(self):
         client, _, root = self.lying()

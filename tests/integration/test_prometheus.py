@@ -46,7 +46,8 @@ def test_prometheus_agrees_with_the_clients_own_counts(server, prometheus):
     clients = server.subscribers(45, periods)
     eventually(lambda: query(prometheus, "clockd_avatars") == len(periods))
     assert query(prometheus, "clockd_push_requested_hertz") == pytest.approx(sum(1 / period for period in periods))
-    eventually(lambda: query(prometheus, "count_over_time(clockd_pushes_total[30s] offset 1s) >= 30"), 40)
+    steady = "count_over_time(clockd_avatars[31s]) >= 30 and min_over_time(clockd_avatars[31s]) == 16"
+    eventually(lambda: query(prometheus, steady), 44)
     rate = query(prometheus, "rate(clockd_pushes_total[30s])")
     results = clients.result(60)
     counted = sum(len(result["arrivals"]) / result["seconds"] for result in results)

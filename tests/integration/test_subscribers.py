@@ -43,7 +43,7 @@ def test_pushes_do_not_drift(quick_server):
 
 
 def test_a_client_that_leaves_takes_its_avatar_and_its_timer_with_it(server):
-    clients = server.subscribers(0.5, [0.05] * 3)
+    clients = server.subscribers(3, [0.05] * 3)
     eventually(lambda: server.scrape()["clockd_avatars"] == 3)
     clients.result()
     eventually(lambda: server.scrape()["clockd_avatars"] == 0)
