@@ -3,7 +3,18 @@
 import shutil
 
 import pytest
-from processes import Server
+from processes import STARTED, Server
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left_running():
+    """End by its process id what a test that failed did not end."""
+    yield
+    while STARTED:
+        process = STARTED.pop().process
+        if process.poll() is None:
+            process.kill()
+            process.wait()
 
 
 @pytest.fixture

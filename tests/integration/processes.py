@@ -56,6 +56,10 @@ def free_port():
         return probe.getsockname()[1]
 
 
+STARTED = []
+"""Every program that a test has started; what a failed test leaves running is ended after it."""
+
+
 class Program:
     """A program that runs beside the test; its output is collected line by line.
 
@@ -73,6 +77,7 @@ class Program:
             text=True,
             env=environment,
         )
+        STARTED.append(self)
         self.lines = []
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
