@@ -1,8 +1,9 @@
 """Stock clients, one for each period, that count: `subscribers.py PORT NAME SECRET SECONDS PERIODS`.
 
 Each logs in as Twisted's how-to does, sets its period and counts the pushes that come within SECONDS after the answer.
-Prints one JSON list, a client an item: the period, when the counting began and how long it took by the monotonic clock,
-and each arrival as wall clock, monotonic clock and stamp. A period `null` leaves the server's default.
+Prints one JSON list, a client an item: the period; how long it counted; how many pushes were stamped meanwhile by the
+server's wall clock, if that is also ours; and each arrival meanwhile as wall clock, monotonic clock and stamp.
+A period `null` leaves the server's default.
 """
 
 import json
@@ -14,6 +15,9 @@ from twisted.internet import reactor
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.task import deferLater
 from twisted.spread import pb
+
+UNDER_WAY = 0.5
+"""Seconds that a push may take until this process, which is busy, has looked at it."""
 
 
 class Mind(pb.Referenceable):
@@ -31,12 +35,14 @@ async def subscribe(port, name, secret, seconds, period):
     avatar = await factory.login(UsernamePassword(name.encode(), secret.encode()), mind)
     if period is not None:
         await avatar.callRemote("setperiod", period)
-    began = time.monotonic()
+    began, first = time.monotonic(), time.time()
     await deferLater(reactor, seconds)
-    ended = time.monotonic()
+    ended, last = time.monotonic(), time.time()
+    await deferLater(reactor, UNDER_WAY)
     avatar.broker.transport.loseConnection()
     counted = [arrival for arrival in mind.got if began <= arrival[1] <= ended]
-    return {"period": period, "began": began, "seconds": ended - began, "all": len(mind.got), "arrivals": counted}
+    stamped = sum(first <= stamp <= last for _, _, stamp in mind.got)
+    return {"period": period, "seconds": ended - began, "stamped": stamped, "arrivals": counted}
 
 
 async def main(port, name, secret, seconds, periods):
