@@ -7,6 +7,7 @@ never an account, an address or a connection, and every label value is there fro
 import platform
 from collections import deque
 from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import accumulate
 
 import twisted
@@ -116,18 +117,21 @@ class TallyCollector(Collector):
         return (pushes - before.get(name, 0)) / passed if passed > 0 else 0.0
 
 
-def _gauge(name: str, text: str, label: str, values: dict[str, int] | dict[str, float]) -> Metric:
-    family = GaugeMetricFamily(name, text, labels=(label,))
+def _labelled(
+    kind: type[GaugeMetricFamily] | type[CounterMetricFamily],
+    name: str,
+    text: str,
+    label: str,
+    values: dict[str, int] | dict[str, float],
+) -> Metric:
+    family = kind(name, text, labels=(label,))
     for value, number in values.items():
         family.add_metric((value,), number)
     return family
 
 
-def _counter(name: str, text: str, label: str, values: dict[str, int]) -> Metric:
-    family = CounterMetricFamily(name, text, labels=(label,))
-    for value, number in values.items():
-        family.add_metric((value,), number)
-    return family
+_gauge = partial(_labelled, GaugeMetricFamily)
+_counter = partial(_labelled, CounterMetricFamily)
 
 
 def _histogram(name: str, text: str, histogram: Histogram) -> Metric:
