@@ -6,6 +6,7 @@ in the log.
 
 import os
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any, cast
 
 from twisted.cred.portal import Portal
@@ -20,10 +21,12 @@ from zope.interface import implementer
 from clockd.boundary import Boundary
 from clockd.errors import InvalidValue, NotPermitted
 from clockd.feeds import FeedTable
-from clockd.interfaces import ISession, ISink
+from clockd.interfaces import ISession
 from clockd.login import ILogin, Login, new_login
-from clockd.values import Limits, Sample, Tally
-from clockd.window import AckWindow, Verdict
+from clockd.mind import RemoteMind
+from clockd.transport import Outlet, outlet
+from clockd.values import Limits, Tally
+from clockd.wire import PushTemplate
 
 NAME_BYTES = 64
 """Longest account name, in bytes of UTF-8."""
@@ -36,6 +39,15 @@ CLOSE_SECONDS = 2.0
 
 NO_OBJECT = 0
 """An object id that no client has (ids count from 1): a probe sent to it is answered with an error."""
+
+UNSENT_BEFORE_LOGIN = 4096
+"""Bytes that may wait for a peer that has not logged in."""
+
+TEMPLATES = 256
+"""As many push templates are kept for others; stock clients' minds have ids from 1 on."""
+
+PARTS = 5
+"""The connections are swept in as many parts: two thousand of ten thousand hold the reactor for about 1 ms."""
 
 
 class LoginRoot:
@@ -91,95 +103,6 @@ class LoginRoot:
         return self._broker.login.anonymous(sink).addCallback(self._broker.authenticated, sink)
 
 
-class PushFailed(Exception):
-    """The client answered a push with an error; what the error says is never looked at."""
-
-
-@implementer(ISink)
-class RemoteMind:
-    """A client's mind as a sink: pushes one-way, and now and then asks for an answer.
-
-    It holds the reference for as long as the session lasts: dropped, the client would forget its mind.
-
-    Args:
-        reference: The mind.
-        broker: Its connection.
-        feeds: Where the newest sample of a feed that is owed is found.
-        limits: When answers are overdue, and silence is too long.
-        tally: Where pushes are counted.
-        clock: Monotonic time.
-    """
-
-    def __init__(
-        self,
-        reference: pb.RemoteReference,
-        broker: "ClockBroker",
-        feeds: FeedTable,
-        limits: Limits,
-        tally: Tally,
-        clock: IReactorTime,
-    ) -> None:
-        self._reference = reference
-        self._broker = broker
-        self._feeds = feeds
-        self._tally = tally
-        self._clock = clock
-        self._suspected = False
-        self.window = AckWindow(limits.ack_seconds, limits.stale_seconds, clock.seconds())
-
-    def push(self, sample: Sample) -> bool:
-        """Send a sample of the feed `time`, unless an answer is overdue."""
-        counts = self._tally.feeds[sample.feed]
-        verdict = self.window.admit(self._clock.seconds())
-        if verdict is Verdict.HOLD:
-            counts.skipped["unacknowledged"] += 1
-            self.window.owe(sample.feed)
-            return False
-        counts.pushes += 1
-        if verdict is Verdict.SEND:
-            self._reference.callRemote("notifyTime", sample.stamp, pbanswer=False)
-        else:
-            self._reference.callRemote("notifyTime", sample.stamp).addCallbacks(self._answered, self._failed)
-        return True
-
-    def sweep(self) -> None:
-        """Probe the client if nothing was asked of it for long; end the connection if it is stale."""
-        now = self._clock.seconds()
-        if self.window.stale(now):
-            # twice in a row: after a stall of the server, an answer may be there that has not been read yet
-            if self._suspected:
-                self._broker.end("stale")
-            self._suspected = True
-            return
-        self._suspected = False
-        if self.window.probe(now):
-            nobody = pb.RemoteReference(None, self._broker, NO_OBJECT, doRefCount=False)
-            nobody.callRemote("probe").addBoth(self._probed)
-
-    def _answered(self, answer: object) -> None:
-        self._heard(error=False)
-
-    def _failed(self, failure: Failure) -> None:
-        if failure.check(PushFailed):
-            self._heard(error=True)
-
-    def _heard(self, *, error: bool) -> None:
-        self._tally.acknowledgement.observe(self.window.answered(self._clock.seconds()))
-        if self.window.erred(error):
-            self._broker.end("protocol")
-        else:
-            self._settle()
-
-    def _probed(self, answer: object) -> None:
-        if not self._broker.disconnected:
-            self.window.answered(self._clock.seconds())
-            self._settle()
-
-    def _settle(self) -> None:
-        for name in self.window.settle():
-            self.push(self._feeds[name].latest())
-
-
 class ClockBroker(pb.Broker):
     """One connection.
 
@@ -192,9 +115,9 @@ class ClockBroker(pb.Broker):
 
     factory: "ClockServerFactory"  # type: ignore[assignment]  # Twisted says None
     transport: Any  # Twisted says what every transport has; ours can be aborted
-    waitingForAnswers: dict[int, Deferred[None]]  # type: ignore[assignment]  # Twisted says None
     login: ILogin
     mind: RemoteMind | None = None
+    _outlet: Outlet
     _address = "an unknown address"
     _perspective: Boundary | None = None
     _ended_for: str | None = None
@@ -207,6 +130,7 @@ class ClockBroker(pb.Broker):
             self.transport.setTcpNoDelay(
                 True
             )  # else a push waits up to 40 ms for the peer's delayed ACK of the last one
+        self._outlet = outlet(self.transport)
         self._address = printable_address(self.transport.getPeer())
         self.login = new_login(
             Login(factory.portal, pb.IPerspective, self._address, factory.tally, self._do_soon, self._close)
@@ -218,6 +142,10 @@ class ClockBroker(pb.Broker):
         """Take bytes from the peer; what stock PB cannot make sense of ends the connection."""
         if self._ended_for is not None:
             return
+        mind = self.mind
+        if mind is not None and data == mind.awaited and not self.buffer and not self.listStack:
+            mind.heard(error=False)  # a stock client's None: seen without decoding it, which costs twice as much
+            return
         try:
             super().dataReceived(data)
         except Exception as error:  # noqa: BLE001  # the decoder raises many kinds; all are the peer's doing
@@ -227,6 +155,8 @@ class ClockBroker(pb.Broker):
                 kind=type(error).__name__,
             )
             self.end("protocol")
+        if self._outlet.unsent > (UNSENT_BEFORE_LOGIN if self.mind is None else 2 * self.factory.limits.buffer_bytes):
+            self.end("limit")
 
     def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]  # Twisted gives it a default
         """Let go of everything that the connection held."""
@@ -248,6 +178,14 @@ class ClockBroker(pb.Broker):
         self._ended_for = reason
         self.transport.abortConnection()
 
+    def new_request(self) -> int:
+        """Return a number for a request that wants an answer."""
+        return cast("int", self.newRequestID())
+
+    def probe(self, request: int) -> None:
+        """Send a call that every client answers, with an error."""
+        self.sendCall(b"message", request, NO_OBJECT, b"probe", 1, [b"tuple"], [b"dictionary"])
+
     def sink_for(self, mind: object) -> RemoteMind:
         """Return a sink for what a client says is its mind.
 
@@ -257,7 +195,18 @@ class ClockBroker(pb.Broker):
         if type(mind) is not pb.RemoteReference or type(mind.luid) is not int or not 0 < mind.luid <= MAX_MIND_ID:
             raise InvalidValue("the mind is no remote reference: pass a pb.Referenceable that has remote_notifyTime")
         factory = self.factory
-        return RemoteMind(mind, self, factory.feeds, factory.limits, factory.tally, factory.clock)
+        template = factory.template(self.currentDialect, mind.luid)
+        return RemoteMind(
+            mind,
+            self,
+            self._outlet,
+            self.transport.write,
+            template,
+            factory.feeds,
+            factory.limits,
+            factory.tally,
+            factory.clock,
+        )
 
     def authenticated(self, session: ISession, sink: RemoteMind) -> Boundary:
         """Return what the client gets to hold for its session; when it lets go of that, it is logged out."""
@@ -299,12 +248,12 @@ class ClockBroker(pb.Broker):
         raise pb.ProtocolError("there are no cached objects")
 
     def proto_answer(self, requestID: Any, netResult: object) -> None:
-        """Settle a push without looking at what the client sent."""
-        self.waitingForAnswers.pop(requestID).callback(None)
+        """Take an answer to a push or a probe, without looking at what it says."""
+        self._answered(requestID, error=False)
 
     def proto_error(self, requestID: Any, fail: object) -> None:
-        """Settle a push that the client could not take, without looking at what it sent."""
-        self.waitingForAnswers.pop(requestID).errback(Failure(PushFailed()))
+        """Take an error as the answer to a push or a probe, without looking at what it says."""
+        self._answered(requestID, error=True)
 
     def proto_decref(self, objectID: Any) -> None:
         """Forget an object; a client that has let go of its perspective is done."""
@@ -315,6 +264,11 @@ class ClockBroker(pb.Broker):
 
     def proto_didNotUnderstand(self, command: object) -> None:
         """Take note; stock PB would log what the peer sent."""
+
+    def _answered(self, request: Any, error: bool) -> None:
+        if self.mind is None or request != self.mind.request:
+            raise pb.ProtocolError("an answer to no question")
+        self.mind.heard(error)
 
     def _close(self, reason: str) -> None:
         """Close once all is written, or at once if the peer does not read it."""
@@ -361,8 +315,11 @@ class ClockServerFactory(pb.PBServerFactory):
         self.limits = limits
         self.tally = tally
         self.clock = clock
+        self.template = lru_cache(TEMPLATES)(PushTemplate)
         self._offers_anonymous = offers_anonymous
-        self._brokers: set[ClockBroker] = set()
+        self._parts: tuple[set[ClockBroker], ...] = tuple(set() for _ in range(PARTS))
+        self._unsent = [0] * PARTS
+        self._turn = 0
 
     def rootObject(self, broker: ClockBroker) -> Boundary:
         """Return what a peer finds under the name `root`."""
@@ -370,7 +327,7 @@ class ClockServerFactory(pb.PBServerFactory):
 
     def opened(self, broker: ClockBroker) -> None:
         """Count a connection that was made."""
-        self._brokers.add(broker)
+        self._parts[self.tally.opened % PARTS].add(broker)
         self.tally.opened += 1
         self.tally.pending += 1
 
@@ -381,7 +338,8 @@ class ClockServerFactory(pb.PBServerFactory):
 
     def closed(self, broker: ClockBroker, reason: str) -> None:
         """Count a connection that has ended, for one of `CLOSE_REASONS`."""
-        self._brokers.discard(broker)
+        for part in self._parts:
+            part.discard(broker)
         self.tally.closed[reason] += 1
         if broker.mind is None:
             self.tally.pending -= 1
@@ -389,15 +347,23 @@ class ClockServerFactory(pb.PBServerFactory):
             self.tally.authenticated -= 1
 
     def sweep(self) -> None:
-        """Look after every connection that has logged in; called about once a second."""
-        for broker in list(self._brokers):
+        """Look after one part of the connections; to be called `PARTS` times a second."""
+        self._turn = (self._turn + 1) % PARTS
+        unsent = 0
+        for broker in list(self._parts[self._turn]):
             if broker.mind is not None:
-                broker.mind.sweep()
+                unsent += broker.mind.sweep()
+        self._unsent[self._turn] = unsent
+        self.tally.unsent = sum(self._unsent)
 
     def end_all(self) -> None:
         """Close every connection, because the server stops."""
-        for broker in list(self._brokers):
+        for broker in self.connections():
             broker.end("drain")
+
+    def connections(self) -> list[ClockBroker]:
+        """Return every connection there is."""
+        return [broker for part in self._parts for broker in part]
 
 
 def printable_address(address: IAddress) -> str:

@@ -33,6 +33,25 @@ class Server(Struct, frozen=True, forbid_unknown_fields=True):
     listen: Annotated[tuple[Endpoint, ...], Meta(min_length=1)] = ("tcp:8787:interface=127.0.0.1",)
 
 
+class Tls(Struct, frozen=True, forbid_unknown_fields=True):
+    """The section `[tls]`.
+
+    Attributes:
+        listen: Twisted endpoint strings for Perspective Broker, whose connections are wrapped in TLS.
+        certificate: PEM file: the server's certificate, then those of the authorities between it and the root.
+        private_key: PEM file, of the first certificate.
+    """
+
+    listen: tuple[Endpoint, ...] = ()
+    certificate: str = ""
+    private_key: str = ""
+
+    def __post_init__(self) -> None:
+        for key in ("certificate", "private_key"):
+            if self.listen and not getattr(self, key):
+                raise ValueError(f"{key}: is needed to listen with TLS: name a PEM file")
+
+
 class Auth(Struct, frozen=True, forbid_unknown_fields=True):
     """The section `[auth]`.
 
@@ -60,12 +79,14 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True):
 
     Attributes:
         server: Where Perspective Broker listens.
+        tls: Where it listens with TLS.
         auth: Who may log in.
         limits: What peers may ask for.
         metrics: Where Prometheus scrapes.
     """
 
     server: Server = Server()
+    tls: Tls = Tls()
     auth: Auth = Auth()
     limits: Limits = Limits()
     metrics: Metrics = Metrics()

@@ -1,10 +1,18 @@
 """Who is due when.
 
-Times are seconds of a monotonic clock. A member of the schedule is called at whole multiples of its period after the
-moment it joined, so nothing drifts; whole periods that the reactor slept through are counted, not made up for.
+Members of one period form a cohort. A cohort is spread over phases, moments of its period that lie as far apart as can
+be, so that one firing does not hold the reactor for long; and over no more phases than its size asks for, because each
+wake-up costs too. A phase fires at whole multiples of its period after its first moment, so nothing drifts; whole
+periods that the reactor slept through are counted, not made up for.
+
+Joining, leaving and changing cost the same however many members there are. Times are seconds of a monotonic clock.
 """
 
-from collections.abc import Callable
+import heapq
+import math
+from collections.abc import Callable, Hashable, Iterator
+from functools import partial
+from itertools import count
 from typing import Any
 
 from twisted.application.internet import TimerService
@@ -13,86 +21,315 @@ from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 
+PHASE_MEMBERS = 160
+"""Members that one phase takes: at about 12 µs a push (docs/performance.md) a firing lasts 2 ms."""
+
+FIRING_SECONDS = 0.002
+"""Once calls have held the reactor for this long, what is left of them gives way to whatever else waits."""
+
+CALLS_BETWEEN_LOOKS = 16
+"""Calls made between two looks at the clock."""
+
 
 class Schedule:
     """Calls its members back, each once a period.
 
     Args:
         clock: Monotonic time and delayed calls.
+
+    Attributes:
+        due: During a call, when it was due.
+        missed: During a call, how many whole periods before it were slept through.
     """
 
     def __init__(self, clock: IReactorTime) -> None:
         self.clock = clock
+        self.due = 0.0
+        self.missed = 0
+        self._cohorts: dict[float, _Cohort] = {}
+        self._firings: list[tuple[float, int, _Phase]] = []  # a heap; a phase that is empty stays until its turn comes
+        self._empty = 0
+        self._serial = count()
+        self._calls: Iterator[None] | None = None  # what is left of the calls that are due
+        self._wake_up: IDelayedCall | None = None
+        self._wake_at = 0.0
 
-    def join(self, period: float, call: Callable[[float, int], object]) -> "Membership":
-        """Have `call(due, missed)` called once a period.
+    def join(
+        self, period: float, key: Hashable, call: Callable[[], object], failed: Callable[[], object]
+    ) -> "Membership":
+        """Have `call()` called once a period, the first time one period from now at the latest.
 
         Args:
             period: Seconds, finite and > 0.
-            call: Told when it was due, and how many whole periods before that were slept through.
+            key: Members of one key and one period are called in the same firing.
+            call: It may look at `due` and `missed`.
+            failed: Called while an exception that `call` raised is being handled.
         """
-        return Membership(self.clock, period, call)
+        membership = Membership(self, key, call, failed)
+        self.enter(membership, period)
+        return membership
+
+    def enter(self, membership: "Membership", period: float) -> None:
+        """Seat a membership in the cohort of a period."""
+        now = self.clock.seconds()
+        cohort = self._cohorts.get(period)
+        if cohort is None:
+            cohort = self._cohorts[period] = _Cohort(period, now)
+        phase = cohort.seat(membership, now)
+        if len(phase.members) == 1:
+            heapq.heappush(self._firings, (phase.due, next(self._serial), phase))
+            self._wake_by(phase.due)
+
+    def exit(self, membership: "Membership") -> None:
+        """Take a membership out of its cohort."""
+        phase = membership.phase
+        cohort = phase.cohort
+        cohort.unseat(membership)
+        if phase.members:
+            return
+        if not cohort.size:
+            del self._cohorts[cohort.period]
+        self._empty += 1
+        if 2 * self._empty > len(self._firings):
+            self._forget_empty_phases()
+
+    def _forget_empty_phases(self) -> None:
+        self._firings = [firing for firing in self._firings if firing[2].members]
+        heapq.heapify(self._firings)
+        self._empty = 0
+        if not self._firings and self._wake_up is not None:
+            self._wake_up.cancel()
+            self._wake_up = None
+
+    def _wake_by(self, moment: float) -> None:
+        if self._wake_up is not None:
+            if self._wake_at <= moment:
+                return
+            self._wake_up.cancel()
+        self._wake_at = moment
+        self._wake_up = self.clock.callLater(max(0.0, moment - self.clock.seconds()), self._wake)
+
+    def _wake(self) -> None:
+        self._wake_up = None
+        started = self.clock.seconds()
+        if self._calls is None:
+            self._calls = self._fire()
+        for _ in self._calls:
+            if self.clock.seconds() - started >= FIRING_SECONDS:
+                self._wake_by(started)
+                return
+        self._calls = None
+        if self._firings:
+            self._wake_by(self._firings[0][0])
+
+    def _fire(self) -> Iterator[None]:
+        """Make all calls that are due; what iterates may stop at any step and go on later."""
+        while self._firings:
+            due, serial, phase = self._firings[0]
+            now = self.clock.seconds()
+            if due > now:
+                return
+            if not phase.members:
+                heapq.heappop(self._firings)
+                self._empty -= 1
+                continue
+            period = phase.cohort.period
+            missed = int((now - due) / period)
+            due += missed * period
+            phase.due = due + period
+            heapq.heapreplace(self._firings, (phase.due, serial, phase))
+            members = phase.members.copy()
+            for start in range(0, len(members), CALLS_BETWEEN_LOOKS):
+                self.due, self.missed = due, missed
+                for member in members[start : start + CALLS_BETWEEN_LOOKS]:
+                    if member.phase is phase:  # it may have left meanwhile
+                        call = member.call
+                        try:
+                            call()
+                        except Exception:  # noqa: BLE001  # one bad call must not end the others
+                            member.failed()
+                yield
+            self._rearrange(phase)
+
+    def _rearrange(self, phase: "_Phase") -> None:
+        """Move those who asked for another period, and all others if the cohort can do without the phase."""
+        for member, period in list(phase.movers.items()):
+            member.move(period)
+        if phase.members and phase.cohort.can_do_without(phase):
+            members = phase.members.copy()
+            for member in members:
+                self.exit(member)
+            for member in members:
+                self.enter(member, phase.cohort.period)
 
 
 class Membership:
-    """One member's place in the schedule, from `Schedule.join` to `leave`."""
+    """One member's place in the schedule, from `Schedule.join` to `leave`.
 
-    __slots__ = ("_call", "_clock", "_delayed", "_due", "_last", "_period")
+    Attributes:
+        key: As given to `Schedule.join`.
+        call: As given to `Schedule.join`.
+        failed: As given to `Schedule.join`.
+        phase: Where it is seated; None once it has left.
+        index: Where in `phase.members`.
+    """
 
-    def __init__(self, clock: IReactorTime, period: float, call: Callable[[float, int], object]) -> None:
-        self._clock = clock
-        self._period = period
-        self._call = call
-        self._last = clock.seconds()
-        self._due = self._last + period
-        self._delayed: IDelayedCall | None = clock.callLater(period, self._fire)
+    __slots__ = ("_moved_to", "_schedule", "call", "failed", "index", "key", "phase")
+
+    def __init__(
+        self, schedule: Schedule, key: Hashable, call: Callable[[], object], failed: Callable[[], object]
+    ) -> None:
+        self._schedule = schedule
+        self._moved_to: float | None = None  # after a change, when the first call was due
+        self.key = key
+        self.call = call
+        self.failed = failed
+        self.phase: Any = None  # a _Phase, but before it joined and after it left
+        self.index = 0
 
     def change(self, period: float) -> None:
-        """Be called at another period from now on; buys no call.
+        """Be called at another period from now on; causes no call, and the next one comes one new period later at most.
 
-        The next call comes one new period after the last one. Where that is past, it comes one new period from now,
-        or when it was due anyway if that is sooner, so that changing again and again does not put it off for ever.
+        One that changes again before it was called keeps its next call if that comes in time, and changes after it:
+        else changing again and again would put the call off for ever.
         """
-        if self._delayed is None:
+        phase = self.phase
+        if phase is None:
             return
-        now = self._clock.seconds()
-        after_last = self._last + period
-        self._period = period
-        self._due = after_last if after_last >= now else min(self._due, now + period)
-        self._delayed.cancel()
-        self._delayed = self._clock.callLater(max(0.0, self._due - now), self._fire)
+        if period == phase.cohort.period:
+            phase.movers.pop(self, None)
+        elif phase.due != self._moved_to or phase.due - self._schedule.clock.seconds() > period:
+            self.move(period)
+        else:
+            phase.movers[self] = period
+
+    def move(self, period: float) -> None:
+        """Change to the cohort of another period now."""
+        self._schedule.exit(self)
+        self._schedule.enter(self, period)
+        self._moved_to = self.phase.due
 
     def leave(self) -> None:
         """Be called no more; idempotent."""
-        if self._delayed is not None:
-            self._delayed.cancel()
-            self._delayed = None
+        if self.phase is not None:
+            self._schedule.exit(self)
 
-    def _fire(self) -> None:
-        now = self._clock.seconds()
-        missed = max(0, int((now - self._due) / self._period))
-        due = self._due + missed * self._period
-        self._last = due
-        self._due = due + self._period
-        self._delayed = self._clock.callLater(max(0.0, self._due - now), self._fire)
-        self._call(due, missed)
+
+class _Phase:
+    """A moment of a cohort's period, and who is called at it.
+
+    Attributes:
+        cohort: Whose phase it is.
+        number: Its number in the cohort.
+        due: When it fires next.
+        members: Who is called.
+        movers: Members who will change after the next call, and to which period.
+    """
+
+    __slots__ = ("cohort", "due", "members", "movers", "number")
+
+    def __init__(self, cohort: "_Cohort", number: int, due: float) -> None:
+        self.cohort = cohort
+        self.number = number
+        self.due = due
+        self.members: list[Membership] = []
+        self.movers: dict[Membership, float] = {}
+
+
+class _Cohort:
+    """All members of one period.
+
+    Args:
+        period: In seconds.
+        now: The moment from which its phases count.
+
+    Attributes:
+        size: How many members it has.
+    """
+
+    __slots__ = ("_free", "_origin", "_phases", "_roomy", "_seats", "period", "size")
+
+    def __init__(self, period: float, now: float) -> None:
+        self.period = period
+        self.size = 0
+        self._origin = now
+        self._phases = 0
+        self._free: list[int] = []  # a heap of the numbers of phases that are no more
+        self._roomy: dict[_Phase, None] = {}
+        self._seats: dict[Hashable, tuple[_Phase, int]] = {}  # by key: the phase, and how many members of that key
+
+    def seat(self, membership: Membership, now: float) -> _Phase:
+        """Put a membership into the phase of its key, or one that has room, or a new one."""
+        phase, others = self._seats.get(membership.key) or (next(iter(self._roomy), None) or self._new_phase(now), 0)
+        self._seats[membership.key] = phase, others + 1
+        membership.phase = phase
+        membership.index = len(phase.members)
+        phase.members.append(membership)
+        if len(phase.members) == PHASE_MEMBERS:
+            del self._roomy[phase]
+        self.size += 1
+        return phase
+
+    def unseat(self, membership: Membership) -> None:
+        """Take a membership out of its phase."""
+        phase = membership.phase
+        last = phase.members.pop()
+        if last is not membership:
+            phase.members[membership.index] = last
+            last.index = membership.index
+        phase.movers.pop(membership, None)
+        membership.phase = None
+        _, members = self._seats.pop(membership.key)
+        if members > 1:
+            self._seats[membership.key] = phase, members - 1
+        self.size -= 1
+        if not phase.members:
+            self._phases -= 1
+            heapq.heappush(self._free, phase.number)
+            self._roomy.pop(phase, None)
+        elif len(phase.members) == PHASE_MEMBERS - 1:
+            self._roomy[phase] = None
+
+    def can_do_without(self, phase: _Phase) -> bool:
+        """Tell whether a phase is half empty, and the others would be three quarters full at most with its members."""
+        return 2 * len(phase.members) <= PHASE_MEMBERS and 4 * self.size <= 3 * PHASE_MEMBERS * (self._phases - 1)
+
+    def _new_phase(self, now: float) -> _Phase:
+        number = heapq.heappop(self._free) if self._free else self._phases
+        self._phases += 1
+        first = self._origin + self.period * spread(number)
+        phase = _Phase(self, number, first + (math.floor((now - first) / self.period) + 1) * self.period)
+        self._roomy[phase] = None
+        return phase
+
+
+def spread(number: int) -> float:
+    """Return the point of [0, 1) that lies far from those of all smaller numbers: 0, 1/2, 1/4, 3/4, 1/8, 5/8...
+
+    This is the van der Corput sequence of base 2: the number's bits, mirrored behind the point.
+    """
+    point, weight = 0.0, 0.5
+    while number:
+        point += weight * (number & 1)
+        number >>= 1
+        weight /= 2
+    return point
 
 
 class ScheduledTimer(TimerService):
     """A `TimerService` whose ticks come from a `Schedule`.
 
-    It has TimerService's attributes, and differs in three ways: the first call comes one step after the start;
-    assigning `step` while it runs takes effect at once and causes no call; a callable that raises is counted and
-    logged, and the timer goes on.
+    It has TimerService's attributes, and differs in three ways: the first call comes within one step of the start,
+    but not at once; assigning `step` while it runs causes no call; a callable that raises is counted and logged, and
+    the timer goes on.
 
     Args:
         schedule: Where to join.
+        key: Timers of one key and one step are called in the same firing.
         step: Seconds between calls, finite and > 0.
         callable: What to call, with the arguments that follow.
 
     Attributes:
-        due: During a call, when it was due, in seconds of the schedule's clock.
-        missed: During a call, how many calls before it were slept through.
         failures: Calls that raised.
     """
 
@@ -101,22 +338,22 @@ class ScheduledTimer(TimerService):
     def __init__(
         self,
         schedule: Schedule,
+        key: Hashable,
         step: float,
         callable: Callable[..., object],  # noqa: A002  # TimerService's name
         *args: Any,
         **kwargs: Any,
     ) -> None:
         self._schedule = schedule
+        self._key = key
         self._membership: Membership | None = None
         super().__init__(step, callable, *args, **kwargs)
         self.clock = schedule.clock
-        self.due = 0.0
-        self.missed = 0
         self.failures = 0
 
     @property
     def step(self) -> float:
-        """Seconds between calls; assigned while running, it joins anew without a call."""
+        """Seconds between calls; assigned while running, it holds from the next call on, see `Membership.change`."""
         return self._step
 
     @step.setter
@@ -129,7 +366,9 @@ class ScheduledTimer(TimerService):
         """Join the schedule; idempotent."""
         if self._membership is None:
             Service.startService(self)
-            self._membership = self._schedule.join(self._step, self._tick)
+            callable, args, kwargs = self.call  # noqa: A001  # TimerService's name
+            call = partial(callable, *args, **kwargs) if args or kwargs else callable
+            self._membership = self._schedule.join(self._step, self._key, call, self._call_failed)
 
     def stopService(self) -> Deferred[None]:
         """Leave the schedule; idempotent.
@@ -143,12 +382,7 @@ class ScheduledTimer(TimerService):
             Service.stopService(self)
         return succeed(None)
 
-    def _tick(self, due: float, missed: int) -> None:
-        self.due = due
-        self.missed = missed
-        callable, args, kwargs = self.call  # noqa: A001  # TimerService's name
-        try:
-            callable(*args, **kwargs)
-        except Exception:  # noqa: BLE001  # one bad tick must not end the timer: https://github.com/twisted/twisted/issues/3627
-            self.failures += 1
-            self._log.failure("a timer's call raised; the timer goes on")
+    def _call_failed(self) -> None:
+        # stock TimerService ends for good: https://github.com/twisted/twisted/issues/3627
+        self.failures += 1
+        self._log.failure("a timer's call raised; the timer goes on")

@@ -17,7 +17,8 @@ from twisted.python.failure import Failure
 
 from clockd import __version__
 from clockd.auth import SecretChecker, UsersFile
-from clockd.broker import ClockServerFactory, printable_address
+from clockd.broker import PARTS, ClockServerFactory, printable_address
+from clockd.certificate import tls_options
 from clockd.config import Config
 from clockd.errors import CannotListen, Misconfigured
 from clockd.feeds import ClockFeed, FeedTable
@@ -25,6 +26,7 @@ from clockd.logs import count_errors
 from clockd.metrics import TallyCollector, metrics_site
 from clockd.realm import ClockRealm, Roster
 from clockd.schedule import Schedule
+from clockd.transport import TLSFactory, send_at_once
 from clockd.values import Histogram, Tally
 
 SECOND = 1.0
@@ -73,6 +75,7 @@ class Listener(Service):
             port.stopListening()
             return
         self._port = port
+        send_at_once(port)
         self.listening.callback(port)
 
     def _failed(self, failure: Failure) -> None:
@@ -141,7 +144,6 @@ class ClockService(MultiService):
     def look(self, collector: TallyCollector) -> None:
         """Look after connections and pace; called once a second."""
         collector.remember()
-        self._factory.sweep()
         self._lateness, self._observed = _mean_since(self._observed, self.tally.lateness)
 
     def _listening(self, ports: list[IListeningPort]) -> None:
@@ -185,11 +187,17 @@ def make_service(config: Config, reactor: Any, now: Callable[[], float]) -> Cloc
     collector = TallyCollector(tally, clock)
     for description in config.server.listen:
         _listener("server.listen", description, factory, reactor).setServiceParent(service)
+    if config.tls.listen:
+        options = tls_options(Path(config.tls.certificate), Path(config.tls.private_key))
+        for description in config.tls.listen:
+            _listener("tls.listen", description, TLSFactory(options, False, factory, clock), reactor).setServiceParent(
+                service
+            )
     site = metrics_site(collector, service.trouble, clock)
     _listener("metrics.listen", config.metrics.listen, site, reactor).setServiceParent(service)
-    timer = TimerService(SECOND, service.look, collector)
-    timer.clock = clock
-    timer.setServiceParent(service)
+    for timer in (TimerService(SECOND, service.look, collector), TimerService(SECOND / PARTS, factory.sweep)):
+        timer.clock = clock
+        timer.setServiceParent(service)
     return service
 
 

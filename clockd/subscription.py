@@ -21,15 +21,30 @@ class Subscription:
         timer: The `TimerService` that ticks; it stops when the subscription does.
     """
 
+    __slots__ = (
+        "_counts",
+        "_feed",
+        "_lateness",
+        "_limits",
+        "_schedule",
+        "_seconds",
+        "_sink",
+        "_tally",
+        "period",
+        "timer",
+    )
+
     def __init__(self, feed: IFeed, sink: ISink, schedule: Schedule, limits: Limits, tally: Tally) -> None:
         self._feed = feed
         self._sink = sink
-        self._clock = schedule.clock
+        self._schedule = schedule
+        self._seconds = schedule.clock.seconds
         self._limits = limits
         self._tally = tally
+        self._lateness = tally.lateness
         self._counts = tally.feed(feed.name)
         self.period = limits.default_period
-        self.timer = ScheduledTimer(schedule, self.period, self._tick)
+        self.timer = ScheduledTimer(schedule, sink, self.period, self._tick)
 
     def start(self) -> None:
         """Push the current sample at once and go on from there; idempotent."""
@@ -68,8 +83,9 @@ class Subscription:
         return granted
 
     def _tick(self) -> None:
-        timer = self.timer
-        if timer.missed:
-            self._counts.skipped["stall"] += timer.missed
+        schedule = self._schedule
+        if schedule.missed:
+            self._counts.skipped["stall"] += schedule.missed
         if self._sink.push(self._feed.latest()):
-            self._tally.lateness.observe(self._clock.seconds() - timer.due)
+            seconds = self._seconds
+            self._lateness.observe(seconds() - schedule.due)

@@ -17,7 +17,7 @@ MAX_SECONDS = 366 * 86400.0
 Seconds = Annotated[float, Meta(gt=0, le=MAX_SECONDS)]
 
 
-class Sample(Struct, frozen=True):
+class Sample(Struct, frozen=True, gc=False):
     """One value of a feed.
 
     Attributes:
@@ -33,7 +33,7 @@ class Sample(Struct, frozen=True):
     value: object
 
 
-class Reading(Sample, frozen=True):
+class Reading(Sample, frozen=True, gc=False):
     """A sample as a client received it.
 
     Attributes:
@@ -70,6 +70,7 @@ class Limits(Struct, frozen=True, forbid_unknown_fields=True):
         min_period: Shortest period granted, in seconds.
         max_period: Longest period granted, in seconds.
         connections_per_account: Connections an account may have at a time, 1 or more; not for `anonymous`.
+        buffer_bytes: Unsent bytes of a connection over which pushes are skipped; twice as many end it.
         ack_seconds: An answer asked for is overdue after this long, 0.05 to 86400 s.
         stale_seconds: No sign of life for this long ends the connection, 0.05 to 86400 s.
     """
@@ -78,6 +79,7 @@ class Limits(Struct, frozen=True, forbid_unknown_fields=True):
     min_period: Seconds = 0.01
     max_period: Seconds = 86400.0
     connections_per_account: Annotated[int, Meta(ge=1, le=1_000_000)] = 16
+    buffer_bytes: Annotated[int, Meta(ge=4096, le=1_073_741_824)] = 65536
     ack_seconds: Annotated[float, Meta(ge=0.05, le=86400)] = 1.0
     stale_seconds: Annotated[float, Meta(ge=0.05, le=86400)] = 30.0
 
@@ -167,15 +169,17 @@ class FeedTally:
 
     Attributes:
         pushes: Pushes written.
+        bytes: Bytes of them, before TLS.
         skipped: Ticks that wrote nothing, by reason.
         subscriptions: Running subscriptions.
         requested: Sum of 1/period over them, in hertz.
     """
 
-    __slots__ = ("pushes", "requested", "skipped", "subscriptions")
+    __slots__ = ("bytes", "pushes", "requested", "skipped", "subscriptions")
 
     def __init__(self) -> None:
         self.pushes = 0
+        self.bytes = 0
         self.skipped = dict.fromkeys(SKIP_REASONS, 0)
         self.subscriptions = 0
         self.requested = 0.0
@@ -199,6 +203,7 @@ class Tally:
         avatars: Avatars whose timer runs.
         pending: Connections not logged in.
         authenticated: Connections logged in.
+        unsent: Bytes that the kernel has not taken yet, over all connections, at the last look.
         opened: Connections accepted.
         closed: Connections ended, by reason.
         logins: Logins, by (method, result).
@@ -213,6 +218,7 @@ class Tally:
         self.avatars = 0
         self.pending = 0
         self.authenticated = 0
+        self.unsent = 0
         self.opened = 0
         self.closed = dict.fromkeys(CLOSE_REASONS, 0)
         self.logins = {(method, result): 0 for method in LOGIN_METHODS for result in LOGIN_RESULTS}

@@ -12,6 +12,7 @@ of life for `stale_seconds` is stale.
 Rules of this module: no I/O and no clock; times are seconds of one monotonic clock, handed in.
 """
 
+import math
 from enum import Enum
 
 PUSHES_BETWEEN_ASKS = 8
@@ -25,6 +26,9 @@ class Verdict(Enum):
     SEND = "send it one-way"
     ASK = "send it and ask for an answer"
     HOLD = "send nothing: an answer is overdue"
+
+
+SEND, ASK, HOLD = Verdict  # a name of the module costs a push less than a member of an Enum
 
 
 class AckWindow:
@@ -43,6 +47,7 @@ class AckWindow:
         "_ack_seconds",
         "_asked",
         "_errors",
+        "_free_until",
         "_heard",
         "_last_ask",
         "_last_question",
@@ -57,6 +62,7 @@ class AckWindow:
         self._asked: float | None = None
         self._last_ask: float | None = None
         self._last_question: float | None = None  # an ask or a probe
+        self._free_until = -math.inf  # until then nothing is to be asked or held
         self._heard = now
         self._pushes = 0
         self._errors = 0
@@ -64,19 +70,24 @@ class AckWindow:
 
     def admit(self, now: float) -> Verdict:
         """Decide on a push that is due; `ASK` opens the ask."""
+        self._pushes += 1
+        if now < self._free_until:
+            return SEND
         if self._asked is not None:
-            if now - self._asked >= self._ack_seconds:
-                return Verdict.HOLD
-            self._pushes += 1
-            return Verdict.SEND
+            return HOLD if self.overdue(now) else SEND
         if self._last_ask is not None:
             passed = now - self._last_ask
-            if passed < self._stale_seconds / 3 and (passed < self._ack_seconds or self._pushes < PUSHES_BETWEEN_ASKS):
-                self._pushes += 1
-                return Verdict.SEND
-        self._asked = self._last_ask = self._last_question = now
+            few = passed < self._ack_seconds or self._pushes <= PUSHES_BETWEEN_ASKS
+            if few and passed < self._stale_seconds / 3:
+                return SEND
+        self._last_ask = now
         self._pushes = 0
-        return Verdict.ASK
+        self._open(now)
+        return ASK
+
+    def overdue(self, now: float) -> bool:
+        """Tell whether an answer is missing for too long."""
+        return self._asked is not None and now - self._asked >= self._ack_seconds
 
     def owe(self, feed: str) -> None:
         """Note that a feed's push was held."""
@@ -93,7 +104,7 @@ class AckWindow:
         quiet = now - (self._heard if self._last_question is None else self._last_question)
         if self._asked is not None or quiet < self._stale_seconds / 2:
             return False
-        self._asked = self._last_question = now
+        self._open(now)
         return True
 
     def answered(self, now: float) -> float:
@@ -121,3 +132,7 @@ class AckWindow:
         return self._asked is not None and now - max(self._heard, self._asked - self._stale_seconds / 2) >= (
             self._stale_seconds
         )
+
+    def _open(self, now: float) -> None:
+        self._asked = self._last_question = now
+        self._free_until = now + min(self._ack_seconds, self._stale_seconds / 3)

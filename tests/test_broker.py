@@ -728,13 +728,13 @@ class AskTests(RigCase):
     def test_a_client_that_owes_an_answer_for_stale_seconds_is_aborted(self):
         peer = self.silent(default_period=1, stale_seconds=10)
         self.server.network.advance(9.5, 0.5)
-        self.server.factory.sweep()
+        self.server.sweep()
         self.server.network.flush()
         self.assertEqual(self.server.tally.closed["stale"], 0)
         self.server.network.advance(0.5)
-        self.server.factory.sweep()
+        self.server.sweep()
         self.assertFalse(peer.wire.serverIO.aborted)
-        self.server.factory.sweep()
+        self.server.sweep()
         self.assertTrue(peer.wire.serverIO.aborted)
         self.server.network.flush()
         self.assertEqual((self.server.tally.closed["stale"], peer.broker.disconnected), (1, 1))
@@ -745,16 +745,16 @@ class AskTests(RigCase):
         for _ in range(11):
             self.assertEqual(self.server.tally.closed["stale"], 0)
             self.server.network.advance(1)
-            self.server.factory.sweep()
+            self.server.sweep()
             self.server.network.flush()
         self.assertEqual((self.server.tally.closed["stale"], self.server.tally.avatars), (1, 0))
 
     def test_a_client_whose_answer_waited_out_a_stall_of_the_server_stays(self):
         peer = self.silent(default_period=1, stale_seconds=10)
         self.server.network.advance(100)
-        self.server.factory.sweep()
-        peer.server.mind._answered(None)
-        self.server.factory.sweep()
+        self.server.sweep()
+        peer.server.mind.heard(error=False)
+        self.server.sweep()
         self.server.network.flush()
         self.assertEqual((self.server.tally.closed["stale"], self.server.tally.avatars), (0, 1))
 
@@ -762,7 +762,7 @@ class AskTests(RigCase):
         peer = self.enter(Mind(), default_period=100, stale_seconds=10)
         for passed, probes in ((4.75, 0), (0.25, 1), (4.75, 1), (0.25, 2)):
             self.server.network.advance(passed)
-            self.server.factory.sweep()
+            self.server.sweep()
             self.server.network.flush()
             sent = [e for e in written(peer.wire.serverIO) if e[0] == b"message" and e[2] == 0]
             self.assertEqual(len(sent), probes)
@@ -773,7 +773,7 @@ class AskTests(RigCase):
         peer.wire.frozen = False
         self.server.network.advance(5)
         peer.wire.frozen = True
-        self.server.factory.sweep()
+        self.server.sweep()
         self.server.network.advance(3)
         self.assertEqual((self.server.time.skipped["unacknowledged"], len(self.mind.stamps)), (1, 1))
         peer.wire.frozen = False
@@ -783,7 +783,7 @@ class AskTests(RigCase):
     def test_leaving_with_a_probe_open_is_leaving(self):
         peer = self.enter(Mind(), default_period=100, stale_seconds=10)
         self.server.network.advance(5)
-        self.server.factory.sweep()
+        self.server.sweep()
         peer.wire.cut()
         self.server.network.flush()
         self.assertEqual(self.server.tally.closed["lost"], 1)
@@ -793,7 +793,7 @@ class AskTests(RigCase):
         peer = rig.peer()
         before = len(written(peer.wire.serverIO))
         rig.network.advance(100)
-        rig.factory.sweep()
+        rig.sweep()
         rig.network.flush()
         self.assertEqual((len(written(peer.wire.serverIO)), peer.broker.disconnected), (before, 0))
 
@@ -820,7 +820,7 @@ class AskTests(RigCase):
         for _ in range(16):
             self.assertEqual(self.server.tally.closed["protocol"], 0)
             self.server.network.advance(1)
-            self.server.factory.sweep()
+            self.server.sweep()
             self.server.network.flush()
         self.assertEqual((self.server.tally.closed["protocol"], self.server.time.pushes), (1, 3))
         self.assertEqual(len(self.flushLoggedErrors(ValueError)), 3)

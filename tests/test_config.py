@@ -215,7 +215,7 @@ class StrangeFileTests(SynchronousTestCase):
         return str(caught.exception).replace(str(path), "FILE")
 
     def test_an_unknown_section_that_is_near_to_none_is_told_with_all_that_there_are(self):
-        self.assertEqual(self.wrong("[zzz]\n"), "FILE: zzz: no such section; there are: server, auth, limits, metrics")
+        self.assertEqual(self.wrong("[zzz]\n"), "FILE: zzz: no such section; there are: server, tls, auth, limits, metrics")
 
     def test_a_number_of_more_digits_than_python_reads_is_told(self):
         self.assertIn("is no TOML", self.wrong(f"[limits]\nmax_period = {5000 * '1'}\n"))

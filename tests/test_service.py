@@ -137,9 +137,9 @@ class StartTests(ServiceCase):
         peer = self.peer()
         peer.perspective = peer.login(Mind(), secret=self.secret)
         peer.wire.frozen = True
-        self.network.advance(10, 1)
+        self.network.advance(9.8, 0.1)
         self.assertEqual(service.tally.closed["stale"], 0)
-        self.network.advance(1)
+        self.network.advance(4, 0.1)
         self.assertEqual(service.tally.closed["stale"], 1)
 
 

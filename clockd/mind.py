@@ -1,0 +1,167 @@
+"""A client's mind as a sink: the way of a push from its feed to the socket.
+
+Rules of this module: it is the hot path. No logging, no formatting; a change here comes with its before and after from
+`bench/`.
+"""
+
+from collections.abc import Callable
+from typing import Protocol
+
+from twisted.internet.interfaces import IReactorTime
+from zope.interface import implementer
+
+from clockd.feeds import FeedTable
+from clockd.interfaces import ISink
+from clockd.transport import Outlet
+from clockd.values import Limits, Sample, Tally
+from clockd.window import ASK, SEND, AckWindow
+from clockd.wire import PushTemplate
+
+
+class Connection(Protocol):
+    """What a mind needs of its connection."""
+
+    def new_request(self) -> int:
+        """Return a number for a request that wants an answer."""
+
+    def probe(self, request: int) -> None:
+        """Send a request that every client answers."""
+
+    def end(self, reason: str) -> None:
+        """Close the connection at once, for one of `CLOSE_REASONS`."""
+
+
+@implementer(ISink)
+class RemoteMind:
+    """Pushes to a client one-way, and now and then asks for an answer.
+
+    Args:
+        reference: The mind; held for as long as the session lasts, because once dropped the client would forget it.
+        connection: Where it lives.
+        outlet: Knows what is unsent on it.
+        write: Takes bytes for the client.
+        template: The bytes of a push.
+        feeds: Where the newest sample of a feed that is owed is found.
+        limits: When answers are overdue, silence is too long, and too much is unsent.
+        tally: Where pushes are counted.
+        clock: Monotonic time.
+
+    Attributes:
+        window: Its asks and answers.
+        request: The number of the question that is open, or None.
+        awaited: The bytes of the answer `None` to that question.
+    """
+
+    __slots__ = (
+        "_buffer_bytes",
+        "_connection",
+        "_feeds",
+        "_outlet",
+        "_probing",
+        "_reference",
+        "_seconds",
+        "_suspected",
+        "_tally",
+        "_template",
+        "_write",
+        "awaited",
+        "request",
+        "window",
+    )
+
+    def __init__(
+        self,
+        reference: object,
+        connection: Connection,
+        outlet: Outlet,
+        write: Callable[[bytes], object],
+        template: PushTemplate,
+        feeds: FeedTable,
+        limits: Limits,
+        tally: Tally,
+        clock: IReactorTime,
+    ) -> None:
+        self._reference = reference
+        self._connection = connection
+        self._outlet = outlet
+        self._write = write
+        self._template = template
+        self._feeds = feeds
+        self._buffer_bytes = limits.buffer_bytes
+        self._tally = tally
+        self._seconds = clock.seconds
+        self._suspected = False
+        self._probing = False
+        self.window = AckWindow(limits.ack_seconds, limits.stale_seconds, clock.seconds())
+        self.request: int | None = None
+        self.awaited: bytes | None = None
+
+    def push(self, sample: Sample) -> bool:
+        """Send a sample of the feed `time`, unless an answer is overdue or too much is unsent."""
+        if self._outlet.unsent > self._buffer_bytes:
+            return self._skip(sample.feed, "buffer")
+        seconds = self._seconds  # not self._seconds(): a call by way of a slot takes 40 ns more
+        verdict = self.window.admit(seconds())
+        if verdict is SEND:
+            data = self._template.one_way(sample.stamp)
+        elif verdict is ASK:
+            data = self._template.asking(self._question(probing=False), sample.stamp)
+        else:
+            return self._skip(sample.feed, "unacknowledged")
+        write = self._write
+        write(data)
+        counts = self._tally.feeds[sample.feed]
+        counts.pushes += 1
+        counts.bytes += len(data)
+        return True
+
+    def heard(self, error: bool) -> None:
+        """Take the answer to the question that is open.
+
+        Args:
+            error: Whether the client answered with an error.
+        """
+        probing, self.request, self.awaited = self._probing, None, None
+        seconds = self.window.answered(self._seconds())
+        if not probing:
+            self._tally.acknowledgement.observe(seconds)
+            if self.window.erred(error):
+                self._connection.end("protocol")
+                return
+        self._settle()
+
+    def sweep(self) -> int:
+        """Probe the client if nothing was asked of it for long; end the connection if it is stale.
+
+        Returns:
+            Bytes that the kernel has not taken yet.
+        """
+        now = self._seconds()
+        unsent = self._outlet.unsent
+        if self.window.stale(now):
+            # twice in a row: after a stall of the server, an answer may be there that has not been read yet
+            if self._suspected:
+                self._connection.end("stale")
+            self._suspected = True
+            return unsent
+        self._suspected = False
+        if self.window.probe(now):
+            self._connection.probe(self._question(probing=True))
+        elif self.window.owed and unsent <= self._buffer_bytes and not self.window.overdue(now):
+            self._settle()
+        return unsent
+
+    def _skip(self, feed: str, reason: str) -> bool:
+        self._tally.feeds[feed].skipped[reason] += 1
+        self.window.owe(feed)
+        return False
+
+    def _question(self, *, probing: bool) -> int:
+        self._probing = probing
+        self.request = request = self._connection.new_request()
+        self.awaited = self._template.answer(request)
+        return request
+
+    def _settle(self) -> None:
+        for name in self.window.settle():
+            self.push(self._feeds[name].latest())
