@@ -341,7 +341,11 @@ def parse_target(target: str) -> tuple[str, str]:
 async def _serve(config: "Config", reactor: Any) -> None:
     from twisted.internet.defer import Deferred
 
+    from clockd.process import raise_descriptors, tame_collector
+
+    raise_descriptors()
     service, _ = await _started([config], reactor)
+    tame_collector()
     try:
         await Deferred()
     finally:

@@ -59,6 +59,11 @@ class ILogin(Protocol):
         """The peer has gone, or dropped its session, for one of `CLOSE_REASONS`."""
 
 
+_NOBODY = Anonymous()
+_NO_ANSWER: Deferred[Any] = Deferred()
+"""What stands where no login is in hand; many connections share them."""
+
+
 class Login:
     """What the machine remembers and acts on.
 
@@ -89,8 +94,8 @@ class Login:
         self.tries = 0
         self.name = ""
         self.nonce = b""
-        self.credentials: ICredentials = Anonymous()
-        self.answer: Deferred[ISession] = Deferred()
+        self.credentials: ICredentials = _NOBODY
+        self.answer: Deferred[ISession] = _NO_ANSWER
         self.logout: Callable[[], object] = lambda: None
 
     @property
@@ -129,6 +134,12 @@ class Login:
         error = self.translate(failure)
         _log.info("refused {name!r} from {address}: {error}", name=self.name, address=self.address, error=str(error))
         self.answer.errback(error)
+
+    def forget(self) -> None:
+        """Let go of what a session does not need."""
+        self.nonce = b""
+        self.credentials = _NOBODY
+        self.answer = _NO_ANSWER
 
     def count(self, result: str) -> None:
         """Count the login in hand."""
@@ -211,6 +222,7 @@ def _admitted(machine: ILogin, login: Login, session: ISession, logout: Callable
     _log.info("{name} logged in from {address}", name=login.name, address=login.address)
     login.answer.callback(session)
     login.soon(session.begin)
+    login.forget()
 
 
 @checking.upon(ILogin.refused).to(greeting)

@@ -6,24 +6,28 @@ Rules of this module: called where a process is made a server, in `cli` and `twi
 import gc
 import resource
 
+from twisted.logger import Logger
+
+_log = Logger()
+
 NEVER = 1_000_000
 """Collections of the middle generation between two of the oldest."""
 
 
-def raise_descriptors() -> int:
-    """Raise the limit of open descriptors as far as the process may; return it."""
+def raise_descriptors() -> None:
+    """Raise the limit of open descriptors as far as the process may, and log what it is."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    return hard
+    _log.info("up to {descriptors} descriptors may be open; each connection takes one", descriptors=hard)
 
 
 def tame_collector() -> None:
     """Have the collector leave alone what lives long.
 
     A full collection stops the loop for some 40 ms with ten thousand connections. What exists now is never looked at
-    again, and what outlives the young generations is not looked at either: a connection that ends leaves no cycles
-    behind (`tests/integration/test_churn.py`), and `ClockService` has a full collection made if ended ones linger.
+    again, and what outlives the young generations is not looked at either: a connection that has ended leaves no
+    cycles behind (`tests/integration/test_churn.py`). `ClockService.look` has it all looked at if some linger.
     """
     gc.collect()
     gc.freeze()

@@ -1,5 +1,6 @@
 """The composition root: every object from a `Config`, hung on a `MultiService`."""
 
+import gc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,11 +27,14 @@ from clockd.logs import count_errors
 from clockd.metrics import TallyCollector, metrics_site
 from clockd.realm import ClockRealm, Roster
 from clockd.schedule import Schedule
-from clockd.transport import TLSFactory, send_at_once
+from clockd.transport import TLSFactory, prepare
 from clockd.values import Histogram, Tally
 
 SECOND = 1.0
 """Seconds between the service's looks at its connections and at its own pace."""
+
+LINGERING = 1000
+"""As many connections that have ended and are still in memory are worth a full collection, which stops the loop."""
 
 LATE_SECONDS = 0.25
 """Mean lateness of the pushes of one second from which on the service is not ready."""
@@ -75,7 +79,7 @@ class Listener(Service):
             port.stopListening()
             return
         self._port = port
-        send_at_once(port)
+        prepare(port)
         self.listening.callback(port)
 
     def _failed(self, failure: Failure) -> None:
@@ -144,6 +148,9 @@ class ClockService(MultiService):
     def look(self, collector: TallyCollector) -> None:
         """Look after connections and pace; called once a second."""
         collector.remember()
+        if len(self._factory.ended) >= LINGERING:
+            self._factory.ended.clear()
+            gc.collect()
         self._lateness, self._observed = _mean_since(self._observed, self.tally.lateness)
 
     def _listening(self, ports: list[IListeningPort]) -> None:

@@ -21,37 +21,22 @@ class Subscription:
         timer: The `TimerService` that ticks; it stops when the subscription does.
     """
 
-    __slots__ = (
-        "_counts",
-        "_feed",
-        "_lateness",
-        "_limits",
-        "_schedule",
-        "_seconds",
-        "_sink",
-        "_tally",
-        "period",
-        "timer",
-    )
+    __slots__ = ("_counts", "_limits", "_newest", "_tally", "period", "timer")
 
     def __init__(self, feed: IFeed, sink: ISink, schedule: Schedule, limits: Limits, tally: Tally) -> None:
-        self._feed = feed
-        self._sink = sink
-        self._schedule = schedule
-        self._seconds = schedule.clock.seconds
         self._limits = limits
         self._tally = tally
-        self._lateness = tally.lateness
         self._counts = tally.feed(feed.name)
+        self._newest = _Newest(feed, sink, schedule, tally)
         self.period = limits.default_period
-        self.timer = ScheduledTimer(schedule, sink, self.period, self._tick)
+        self.timer = ScheduledTimer(schedule, sink, self.period, self._newest.tick)
 
     def start(self) -> None:
         """Push the current sample at once and go on from there; idempotent."""
         if not self.timer.running:
             self._counts.subscribed(self.period)
             self.timer.startService()
-            self._sink.push(self._feed.latest())
+            self._newest.push()
 
     def stop(self) -> None:
         """Push no more; idempotent."""
@@ -82,7 +67,26 @@ class Subscription:
         self.period = self.timer.step = granted
         return granted
 
-    def _tick(self) -> None:
+
+class _Newest:
+    """The part that ticks; it knows nothing of the timer, so that the two are no cycle for the collector."""
+
+    __slots__ = ("_counts", "_feed", "_lateness", "_schedule", "_seconds", "_sink")
+
+    def __init__(self, feed: IFeed, sink: ISink, schedule: Schedule, tally: Tally) -> None:
+        self._feed = feed
+        self._sink = sink
+        self._schedule = schedule
+        self._seconds = schedule.clock.seconds
+        self._counts = tally.feed(feed.name)
+        self._lateness = tally.lateness
+
+    def push(self) -> bool:
+        """Push the newest sample; tell whether the sink took it."""
+        return self._sink.push(self._feed.latest())
+
+    def tick(self) -> None:
+        """Push, and count how late that was."""
         schedule = self._schedule
         if schedule.missed:
             self._counts.skipped["stall"] += schedule.missed

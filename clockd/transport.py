@@ -15,6 +15,7 @@ from twisted.internet import tcp, unix
 from twisted.internet.interfaces import IListeningPort, ITransport
 from twisted.protocols.policies import ProtocolWrapper
 from twisted.protocols.tls import TLSMemoryBIOFactory, TLSMemoryBIOProtocol
+from twisted.python.failure import Failure
 
 
 class Outlet(Protocol):
@@ -38,7 +39,7 @@ class TCPConnection(tcp.Server):
 
     def write(self, data: bytes) -> None:
         """Send what the kernel takes now; Twisted sends the rest when it can."""
-        if not self.unsent and self.connected and not self.disconnecting:
+        if self.connected and not (self.unsent or self.disconnecting or self._aborting):
             try:
                 sent = self.socket.send(data)
             except OSError:  # it would block, or is lost: Twisted's own attempt will tell
@@ -67,10 +68,20 @@ class UNIXConnection(TCPConnection, unix.Server):
     """The same over a Unix socket."""
 
 
-class TLSFactory(TLSMemoryBIOFactory):
-    """Wraps a factory's connections in TLS that does not hold small writes back, as Twisted's own does."""
+class TLSConnection(TLSMemoryBIOProtocol):
+    """TLS that hands on at once what is written; Twisted's default holds small writes back."""
 
-    protocol = TLSMemoryBIOProtocol
+    def _tlsShutdownFinished(self, reason: Failure | None) -> None:
+        # the traceback would keep the connection, and 30 kB of OpenSSL's with it, until the collector finds the cycle
+        super()._tlsShutdownFinished(reason)
+        if reason is not None:
+            reason.cleanFailure()
+
+
+class TLSFactory(TLSMemoryBIOFactory):
+    """Wraps a factory's connections in TLS."""
+
+    protocol = TLSConnection
 
 
 class _Unknown:
@@ -79,12 +90,15 @@ class _Unknown:
     unsent = 0
 
 
-def send_at_once(port: IListeningPort) -> None:
-    """Have the connections of a port send at once; a port that is not Twisted's own stays as it is."""
-    if isinstance(port, unix.Port):
-        port.transport = UNIXConnection
-    elif isinstance(port, tcp.Port):
-        port.transport = TCPConnection
+BACKLOG = 1024
+"""Connections that may wait to be accepted; with Twisted's 50, many in a storm try again a second later."""
+
+
+def prepare(port: IListeningPort) -> None:
+    """Have a port's connections send at once, and many of them wait for their turn; a foreign port stays as it is."""
+    if isinstance(port, tcp.Port):
+        port.transport = UNIXConnection if isinstance(port, unix.Port) else TCPConnection
+        port.socket.listen(max(port.backlog, BACKLOG))
 
 
 def outlet(transport: ITransport) -> Outlet:

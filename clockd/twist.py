@@ -11,6 +11,7 @@ from twisted.python.usage import Options as TwistOptions
 from clockd.config import load
 from clockd.errors import Misconfigured
 from clockd.monotonic import make_monotonic
+from clockd.process import raise_descriptors, tame_collector
 from clockd.service import ClockService, make_service
 
 
@@ -28,6 +29,7 @@ def makeService(options: Options) -> MultiService:
             for twist would print a traceback.
     """
     make_monotonic(reactor)
+    raise_descriptors()
     try:
         config = load(Path(options["config"]) if options["config"] else None)
         service = make_service(config, reactor, time.time)
@@ -50,3 +52,4 @@ class _OrExit(MultiService):
         self._service.ready.addErrback(failures.append)
         if failures:
             raise SystemExit(f"clockd: {failures[0].getErrorMessage()}")
+        tame_collector()
