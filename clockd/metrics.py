@@ -79,6 +79,9 @@ class TallyCollector(Collector):
         yield _gauge("clockd_connections", "Open connections.", "state", states)
         yield CounterMetricFamily("clockd_connections_opened", "Connections accepted.", tally.opened)
         yield _counter("clockd_connections_closed", "Connections ended.", "reason", tally.closed)
+        yield GaugeMetricFamily(
+            "clockd_send_buffer_bytes", "Bytes that wait to be sent, over all connections.", tally.unsent
+        )
         logins = CounterMetricFamily("clockd_logins", "Logins that were decided.", labels=("method", "result"))
         for labels, count in tally.logins.items():
             logins.add_metric(labels, count)
@@ -105,6 +108,9 @@ class TallyCollector(Collector):
             {name: self._achieved(name, feed.pushes) for name, feed in feeds.items()},
         )
         yield _counter("clockd_pushes", "Pushes written.", "feed", {n: f.pushes for n, f in feeds.items()})
+        yield _counter(
+            "clockd_push_bytes", "Bytes of pushes, before TLS.", "feed", {n: f.bytes for n, f in feeds.items()}
+        )
         skipped = CounterMetricFamily("clockd_pushes_skipped", "Ticks that pushed nothing.", labels=("feed", "reason"))
         for name, feed in feeds.items():
             for reason, count in feed.skipped.items():

@@ -12,7 +12,7 @@ import heapq
 import math
 from collections.abc import Callable, Hashable, Iterator
 from functools import partial
-from itertools import count
+from itertools import count, islice
 from typing import Any
 
 from twisted.application.internet import TimerService
@@ -138,10 +138,11 @@ class Schedule:
             due += missed * period
             phase.due = due + period
             heapq.heapreplace(self._firings, (phase.due, serial, phase))
-            members = phase.members.copy()
-            for start in range(0, len(members), CALLS_BETWEEN_LOOKS):
+            left = phase.left = phase.members[::-1]
+            while left:
                 self.due, self.missed = due, missed
-                for member in members[start : start + CALLS_BETWEEN_LOOKS]:
+                for _ in range(min(CALLS_BETWEEN_LOOKS, len(left))):
+                    member = left.pop()
                     if member.phase is phase:  # it may have left meanwhile
                         call = member.call
                         try:
@@ -197,11 +198,14 @@ class Membership:
         if phase is None:
             return
         if period == phase.cohort.period:
-            phase.movers.pop(self, None)
-        elif phase.due != self._moved_to or phase.due - self._schedule.clock.seconds() > period:
-            self.move(period)
-        else:
+            if phase.movers.pop(self, None) is not None:
+                self._moved_to = phase.due
+        elif self in phase.left or (
+            phase.due == self._moved_to and phase.due - self._schedule.clock.seconds() <= period
+        ):
             phase.movers[self] = period
+        else:
+            self.move(period)
 
     def move(self, period: float) -> None:
         """Change to the cohort of another period now."""
@@ -222,16 +226,18 @@ class _Phase:
         cohort: Whose phase it is.
         number: Its number in the cohort.
         due: When it fires next.
+        left: Who is still to be called in the firing that goes on, last first.
         members: Who is called.
-        movers: Members who will change after the next call, and to which period.
+        movers: Members who will change after this firing or the next, and to which period.
     """
 
-    __slots__ = ("cohort", "due", "members", "movers", "number")
+    __slots__ = ("cohort", "due", "left", "members", "movers", "number")
 
     def __init__(self, cohort: "_Cohort", number: int, due: float) -> None:
         self.cohort = cohort
         self.number = number
         self.due = due
+        self.left: list[Membership] = []
         self.members: list[Membership] = []
         self.movers: dict[Membership, float] = {}
 
@@ -260,7 +266,7 @@ class _Cohort:
 
     def seat(self, membership: Membership, now: float) -> _Phase:
         """Put a membership into the phase of its key, or one that has room, or a new one."""
-        phase, others = self._seats.get(membership.key) or (next(iter(self._roomy), None) or self._new_phase(now), 0)
+        phase, others = self._seats.get(membership.key) or (self._roomy_phase(now), 0)
         self._seats[membership.key] = phase, others + 1
         membership.phase = phase
         membership.index = len(phase.members)
@@ -293,6 +299,12 @@ class _Cohort:
     def can_do_without(self, phase: _Phase) -> bool:
         """Tell whether a phase is half empty, and the others would be three quarters full at most with its members."""
         return 2 * len(phase.members) <= PHASE_MEMBERS and 4 * self.size <= 3 * PHASE_MEMBERS * (self._phases - 1)
+
+    def _roomy_phase(self, now: float) -> _Phase:
+        for phase in (*islice(self._roomy, 1), *islice(reversed(self._roomy), 1)):
+            if phase.due > now:  # else it is late, and would call at once
+                return phase
+        return self._new_phase(now)
 
     def _new_phase(self, now: float) -> _Phase:
         number = heapq.heappop(self._free) if self._free else self._phases
