@@ -8,7 +8,7 @@ PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do $(c
 BIN := .venv/bin
 PIP = $(PYTHON) -m pip --disable-pip-version-check --python .venv/bin/python install -qq --no-deps
 
-.PHONY: help run test check image clean format lock
+.PHONY: help run test check bench image clean format lock
 
 help:  ## Say what there is to make
 	@sed -n 's/^\([a-z]*\):.*## /make \1 /p' $(MAKEFILE_LIST) | column -t -l 3 -s ' '
@@ -38,6 +38,9 @@ check: .venv/dev  ## Check format, lint, types and layers, and what is in deploy
 	$(call where_it_is,systemd-analyze,systemd-analyze verify .venv/clockd.service)
 	$(call where_it_is,systemd-analyze,systemd-analyze security --no-pager --offline=true --threshold=20 .venv/clockd.service | tail -n 1)
 
+bench: .venv/bench  ## Measure what a push costs, here and beside other servers
+	$(BIN)/python -m bench
+
 image:  ## Build the container image with docker, podman or buildah
 	@deploy/build-image
 
@@ -52,6 +55,7 @@ lock: .venv/dev  ## Choose the newest versions of all dependencies anew
 	compile="bin/uv pip compile -q --upgrade --universal --python-version 3.11 --generate-hashes --no-emit-index-url" && \
 	$$compile ../../pyproject.toml -o ../../requirements.lock && \
 	$$compile --group ../../pyproject.toml:build -o ../../requirements-build.lock && \
+	$$compile --group ../../pyproject.toml:bench -o ../../requirements-bench.lock && \
 	$$compile ../../pyproject.toml --group ../../pyproject.toml:dev -o ../../requirements-dev.lock
 
 clean:  ## Remove everything that was made
@@ -71,4 +75,9 @@ clean:  ## Remove everything that was made
 .venv/dev: requirements-dev.lock .venv/run
 	@echo "installing what requirements-dev.lock names into .venv"
 	@$(PIP) --require-hashes -r requirements-dev.lock
+	@touch $@
+
+.venv/bench: requirements-bench.lock .venv/dev
+	@echo "installing what requirements-bench.lock names into .venv"
+	@$(PIP) --require-hashes -r requirements-bench.lock
 	@touch $@

@@ -157,7 +157,9 @@ class ClockBroker(pb.Broker):
                 kind=type(error).__name__,
             )
             self.end("protocol")
-        if self._outlet.unsent > (UNSENT_BEFORE_LOGIN if self.mind is None else 2 * self.factory.limits.buffer_bytes):
+        if self._ended_for is None and self._outlet.unsent > (
+            UNSENT_BEFORE_LOGIN if self.mind is None else 2 * self.factory.limits.buffer_bytes
+        ):
             self.end("limit")
 
     def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]  # Twisted gives it a default
@@ -181,8 +183,18 @@ class ClockBroker(pb.Broker):
         Args:
             reason: One of `CLOSE_REASONS`.
         """
-        self._ended_for = reason
+        self._ended_for = self._ended_for or reason
         self.transport.abortConnection()
+
+    def sweep(self) -> int:
+        """Look after the client, if it has logged in.
+
+        Returns:
+            Bytes that the kernel has not taken yet.
+        """
+        if self.mind is not None:
+            self.mind.sweep()
+        return self._outlet.unsent
 
     def new_request(self) -> int:
         """Return a number for a request that wants an answer."""
@@ -361,11 +373,7 @@ class ClockServerFactory(pb.PBServerFactory):
     def sweep(self) -> None:
         """Look after one part of the connections; to be called `PARTS` times a second."""
         self._turn = (self._turn + 1) % PARTS
-        unsent = 0
-        for broker in list(self._parts[self._turn]):
-            if broker.mind is not None:
-                unsent += broker.mind.sweep()
-        self._unsent[self._turn] = unsent
+        self._unsent[self._turn] = sum(broker.sweep() for broker in list(self._parts[self._turn]))
         self.tally.unsent = sum(self._unsent)
 
     def end_all(self) -> None:

@@ -110,6 +110,8 @@ class RemoteMind:
             return self._skip(sample.feed, "unacknowledged")
         write = self._write
         write(data)
+        if self.window.owed:
+            self.window.owed.pop(sample.feed, None)
         counts = self._tally.feeds[sample.feed]
         counts.pushes += 1
         counts.bytes += len(data)
@@ -130,26 +132,20 @@ class RemoteMind:
                 return
         self._settle()
 
-    def sweep(self) -> int:
-        """Probe the client if nothing was asked of it for long; end the connection if it is stale.
-
-        Returns:
-            Bytes that the kernel has not taken yet.
-        """
+    def sweep(self) -> None:
+        """Probe the client if nothing was asked of it for long; end the connection if it is stale."""
         now = self._seconds()
-        unsent = self._outlet.unsent
         if self.window.stale(now):
             # twice in a row: after a stall of the server, an answer may be there that has not been read yet
             if self._suspected:
                 self._connection.end("stale")
             self._suspected = True
-            return unsent
+            return
         self._suspected = False
         if self.window.probe(now):
             self._connection.probe(self._question(probing=True))
-        elif self.window.owed and unsent <= self._buffer_bytes and not self.window.overdue(now):
+        elif self.window.owed and self._outlet.unsent <= self._buffer_bytes and not self.window.overdue(now):
             self._settle()
-        return unsent
 
     def _skip(self, feed: str, reason: str) -> bool:
         self._tally.feeds[feed].skipped[reason] += 1

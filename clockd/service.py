@@ -19,7 +19,7 @@ from twisted.python.failure import Failure
 from clockd import __version__
 from clockd.auth import SecretChecker, UsersFile
 from clockd.broker import PARTS, ClockServerFactory, printable_address
-from clockd.certificate import tls_options
+from clockd.certificate import ServerTLS
 from clockd.config import Config
 from clockd.errors import CannotListen, Misconfigured
 from clockd.feeds import ClockFeed, FeedTable
@@ -195,9 +195,9 @@ def make_service(config: Config, reactor: Any, now: Callable[[], float]) -> Cloc
     for description in config.server.listen:
         _listener("server.listen", description, factory, reactor).setServiceParent(service)
     if config.tls.listen:
-        options = tls_options(Path(config.tls.certificate), Path(config.tls.private_key))
+        creator = ServerTLS(Path(config.tls.certificate), Path(config.tls.private_key))
         for description in config.tls.listen:
-            _listener("tls.listen", description, TLSFactory(options, False, factory, clock), reactor).setServiceParent(
+            _listener("tls.listen", description, TLSFactory(creator, False, factory, clock), reactor).setServiceParent(
                 service
             )
     site = metrics_site(collector, service.trouble, clock)

@@ -80,9 +80,9 @@ class AckWindow:
             few = passed < self._ack_seconds or self._pushes <= PUSHES_BETWEEN_ASKS
             if few and passed < self._stale_seconds / 3:
                 return SEND
-        self._last_ask = now
+        self._asked = self._last_ask = self._last_question = now
+        self._free_until = now + min(self._ack_seconds, self._stale_seconds / 3)
         self._pushes = 0
-        self._open(now)
         return ASK
 
     def overdue(self, now: float) -> bool:
@@ -104,7 +104,8 @@ class AckWindow:
         quiet = now - (self._heard if self._last_question is None else self._last_question)
         if self._asked is not None or quiet < self._stale_seconds / 2:
             return False
-        self._open(now)
+        self._asked = self._last_question = now
+        self._free_until = -math.inf
         return True
 
     def answered(self, now: float) -> float:
@@ -132,7 +133,3 @@ class AckWindow:
         return self._asked is not None and now - max(self._heard, self._asked - self._stale_seconds / 2) >= (
             self._stale_seconds
         )
-
-    def _open(self, now: float) -> None:
-        self._asked = self._last_question = now
-        self._free_until = now + min(self._ack_seconds, self._stale_seconds / 3)

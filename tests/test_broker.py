@@ -843,6 +843,228 @@ class AskTests(RigCase):
         self.assertTrue(verifyObject(ISink, peer.server.mind))
 
 
+class RecognisedAnswerTests(RigCase):
+    """A stock client's `None` is known by its bytes; whatever else comes goes the ordinary way."""
+
+    def setUp(self):
+        self.enter()
+
+    def enter(self, **limits):
+        """Let in a client whose answers the test gives, in bytes; nothing that it is sent reaches it."""
+        self.server = self.rig(Limits(**{"default_period": 10, **limits}))
+        self.peer = self.server.peer().enter(Mind(Deferred))
+        self.peer.wire.frozen = True
+        self.broker = self.peer.server
+        self.decoded = []
+        decode = self.broker.callExpressionReceived
+        self.broker.callExpressionReceived = lambda expression: self.decoded.append(expression) or decode(expression)
+
+    def setperiod(self, period):
+        message = [b"message", 9, self.peer.perspective.luid, b"setperiod", 0, [b"tuple", period], [b"dictionary"]]
+        return encoded(self.peer.broker, message)
+
+    def assert_answered(self, times=1):
+        self.assertEqual(sum(self.server.tally.acknowledgement.counts), times)
+        self.assertEqual(self.broker.mind.request is None, times > 0)
+        self.assertFalse(self.peer.wire.serverIO.aborted)
+
+    def assert_ended(self, answered=0):
+        self.assertTrue(self.peer.wire.serverIO.aborted)
+        self.assertEqual(sum(self.server.tally.acknowledgement.counts), answered)
+        self.server.network.flush()
+        self.assertEqual(self.server.tally.closed["protocol"], 1)
+
+    def test_none_is_taken_without_decoding_it(self):
+        self.broker.dataReceived(self.broker.mind.awaited)
+        self.assert_answered()
+        self.assertEqual(self.decoded, [])
+
+    def test_what_it_is_known_by_is_what_a_stock_client_sends(self):
+        for dialects in ([b"pb"], [b"none"]):
+            self.patch(pb.Broker, "knownDialects", [b"pb", b"none"])
+            self.patch(pb.PBClientFactory, "protocol", type("Speaker", (pb.Broker,), {"knownDialects": dialects}))
+            rig = self.rig()
+            peer = rig.peer().enter(Mind())
+            self.assertEqual(peer.server.currentDialect, dialects[0])
+            sent = []
+            decode = peer.server.callExpressionReceived
+            peer.server.callExpressionReceived = lambda e, decode=decode, sent=sent: sent.append(e) or decode(e)
+            rig.network.advance(20, 1)
+            self.assertEqual(peer.pushes().count(True), 3)
+            self.assertEqual((sum(rig.tally.acknowledgement.counts), sent), (3, []))
+
+    def test_in_two_segments_it_is_the_same_answer(self):
+        for cut in range(1, len(self.broker.mind.awaited)):
+            self.enter()
+            awaited = self.broker.mind.awaited
+            self.broker.dataReceived(awaited[:cut])
+            self.assert_answered(0)
+            self.broker.dataReceived(awaited[cut:])
+            self.assert_answered()
+            self.assertEqual(len(self.decoded), 1)
+
+    def test_behind_and_before_another_message_it_is_the_same_answer(self):
+        for behind in (True, False):
+            self.enter()
+            parts = [self.setperiod(5), self.broker.mind.awaited]
+            self.broker.dataReceived(b"".join(parts if behind else parts[::-1]))
+            self.assert_answered()
+            self.assertEqual(self.server.time.requested, 1 / 5)
+
+    def test_behind_the_beginning_of_another_message_it_is_not_taken_for_an_answer(self):
+        for size, beginning in ((None, b"\x03\x80"), (None, b"\x01\x80\x02\x80"), (1, b"\x82")):
+            self.enter()
+            awaited = self.broker.mind.awaited
+            self.broker.dataReceived(bytes([len(awaited)]) + beginning if size else beginning)
+            self.broker.dataReceived(awaited[:-1] if size else awaited)
+            self.assert_answered(0)
+            self.broker.dataReceived(awaited[-1:] if size else b"\x01\x81\x01\x81")
+            self.assert_ended()
+
+    def test_behind_a_message_s_first_byte_it_is_not_taken_for_an_answer(self):
+        self.broker.dataReceived(b"\x01")
+        self.broker.dataReceived(self.broker.mind.awaited)
+        self.assertEqual(sum(self.server.tally.acknowledgement.counts), 0)
+
+    def test_another_answer_than_none_is_one_too(self):
+        for answer in ([b"tuple", 1.5, 0.25], 7, b"x", [b"unpersistable", b"x"]):
+            self.enter()
+            self.broker.dataReceived(encoded(self.peer.broker, [b"answer", self.broker.mind.request, answer]))
+            self.assert_answered()
+            self.assertEqual(len(self.decoded), 1)
+
+    def test_an_error_is_an_answer(self):
+        self.broker.dataReceived(encoded(self.peer.broker, [b"error", self.broker.mind.request, [b"x"]]))
+        self.assert_answered()
+
+    def test_an_answer_with_another_number_ends_the_connection(self):
+        for wrong in (-1, 1):
+            for whole in (True, False):
+                self.enter()
+                template = self.server.factory.template(b"pb", 1)
+                data = template.answer(self.broker.mind.request + wrong)
+                self.assertNotEqual(data, self.broker.mind.awaited)
+                for part in [data] if whole else [data[:3], data[3:]]:
+                    self.broker.dataReceived(part)
+                self.assert_ended()
+
+    def test_a_second_answer_ends_the_connection(self):
+        for together in (True, False):
+            self.enter()
+            awaited = self.broker.mind.awaited
+            for data in [awaited * 2] if together else [awaited, awaited]:
+                self.broker.dataReceived(data)
+            self.assert_ended(answered=1)
+
+    def test_an_answer_with_no_question_open_ends_the_connection(self):
+        self.broker.dataReceived(self.broker.mind.awaited)
+        template = self.server.factory.template(b"pb", 1)
+        self.broker.dataReceived(template.answer(self.broker.currentRequestID + 1))
+        self.assert_ended(answered=1)
+
+    def test_an_answer_before_login_ends_the_connection(self):
+        rig = self.rig()
+        peer = rig.peer()
+        peer.raw(rig.factory.template(b"pb", 1).answer(1))
+        self.assertEqual(rig.tally.closed["protocol"], 1)
+
+    def test_an_answer_behind_an_end_is_not_taken(self):
+        awaited = self.broker.mind.awaited
+        self.broker.end("protocol")
+        self.broker.dataReceived(awaited)
+        self.assert_ended(answered=0)
+
+    def test_a_probe_s_answer_may_be_none(self):
+        self.enter(default_period=100)
+        self.broker.dataReceived(self.broker.mind.awaited)
+        self.server.network.advance(15)
+        self.server.sweep()
+        self.assertIsNotNone(self.broker.mind.request)
+        self.broker.dataReceived(self.broker.mind.awaited)
+        self.assert_answered()  # it is not timed
+        self.assertEqual(self.decoded, [])
+
+
+class UnsentTests(RigCase):
+    """What a client does not read is bounded, by skipping pushes and, where it calls and calls, by an end."""
+
+    def enter(self, buffer_bytes=65536, **limits):
+        self.server = self.rig(Limits(buffer_bytes=buffer_bytes, **limits))
+        self.peer = self.server.peer().enter(Mind())
+        return self.peer
+
+    def unsent(self, number):
+        self.peer.server._outlet.unsent = number
+
+    def assert_ended(self, *reasons):
+        self.server.network.flush()
+        closed = {reason: number for reason, number in self.server.tally.closed.items() if number}
+        self.assertEqual(closed, dict.fromkeys(reasons, 1))
+
+    def test_over_buffer_bytes_pushes_are_skipped_and_later_a_sweep_pushes_the_newest(self):
+        for buffer_bytes in (4096, 65536):
+            self.enter(buffer_bytes)
+            self.unsent(buffer_bytes)
+            self.server.network.advance(1)
+            self.assertEqual((self.server.time.pushes, self.server.time.skipped["buffer"]), (2, 0))
+            self.unsent(buffer_bytes + 1)
+            self.server.network.advance(3, 1)
+            self.assertEqual((self.server.time.pushes, self.server.time.skipped["buffer"]), (2, 3))
+            self.unsent(buffer_bytes)
+            self.server.network.advance(0.5)
+            self.server.sweep()
+            self.server.network.flush()
+            self.assertEqual((self.server.time.pushes, self.server.time.skipped["buffer"]), (3, 3))
+            self.assertEqual(self.peer.perspective.broker.disconnected, 0)
+
+    def test_skipping_ends_no_connection_however_much_waits(self):
+        self.enter()
+        self.unsent(10**9)
+        self.server.network.advance(5, 1)
+        self.server.sweep()
+        self.assert_ended()
+
+    def test_one_that_calls_and_does_not_read_is_ended_over_twice_buffer_bytes(self):
+        for buffer_bytes in (4096, 65536):
+            self.enter(buffer_bytes)
+            for unsent, ended in ((2 * buffer_bytes, ()), (2 * buffer_bytes + 1, ("limit",))):
+                self.unsent(unsent)
+                self.peer.perspective.callRemote("setperiod", 5).addErrback(lambda _: None)
+                self.assert_ended(*ended)
+
+    def test_before_login_4096_bytes_may_wait_whatever_buffer_bytes_says(self):
+        for buffer_bytes in (4096, 10**6):
+            self.server = self.rig(Limits(buffer_bytes=buffer_bytes))
+            self.peer = self.server.peer()
+            for unsent, ended in ((4096, ()), (4097, ("limit",))):
+                self.unsent(unsent)
+                self.peer.root.callRemote("nonsense").addErrback(lambda _: None)
+                self.assert_ended(*ended)
+
+    def test_an_end_for_another_reason_stays_that_though_much_is_unsent(self):
+        self.enter()
+        self.unsent(10**6)
+        self.peer.raw(b"\xff")
+        self.assert_ended("protocol")
+
+    def test_one_that_leaves_has_left_though_much_is_unsent(self):
+        self.enter()
+        self.unsent(10**6)
+        self.peer.perspective = None
+        self.assert_ended("client")
+
+    def test_a_sweep_counts_what_is_unsent_over_all_that_have_logged_in(self):
+        rig = self.rig()
+        peers = [rig.peer().enter(Mind()) for _ in range(7)]
+        for number, peer in enumerate(peers):
+            peer.server._outlet.unsent = 10**number
+        rig.sweep()
+        self.assertEqual(rig.tally.unsent, 1_111_111)
+        peers[3].leave()
+        rig.sweep()
+        self.assertEqual(rig.tally.unsent, 1_110_111)
+
+
 class AddressTests(SynchronousTestCase):
     def test_an_address_is_printed_as_people_write_it(self):
         for address, text in (

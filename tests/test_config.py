@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from clockd.config import Config, Server, load
+from clockd.config import Config, Server, Tls, load
 from clockd.errors import Misconfigured
 from clockd.values import Limits
 
@@ -182,6 +182,7 @@ class BoundsTests(ConfigCase):
             ("connections_per_account", (1, 1_000_000), (0, 1_000_001)),
             ("ack_seconds", (0.05, 86400), (0.049, 86400.1, "nan", "inf")),
             ("stale_seconds", (0.05, 86400), (0.049, 86400.1, "nan", "inf")),
+            ("buffer_bytes", (4096, 65536, 1_073_741_824), (4095, 1_073_741_825, -1, 0, 4096.5, "true", "nan")),
             ("min_period", (5e-324, 1.0), (0, -1.0, "nan")),
             ("max_period", (1.0, YEAR), (YEAR + 1, "inf", "nan", "1" + 400 * "0")),
             ("default_period", (0.01, 86400), (0, 0.009, 86400.1, "nan")),
@@ -206,6 +207,48 @@ class BoundsTests(ConfigCase):
             self.wrong(f"FILE: {section}.{key}: expected `str` of length >= 1", f"[{section}]\n{key} = {empty}\n")
 
 
+class TlsTests(ConfigCase):
+    def test_without_an_address_to_listen_on_no_file_is_needed(self):
+        for text in ("", "[tls]\n", "[tls]\nlisten = []\n", "[tls]\ncertificate = 'a'\n", "[tls]\nprivate_key = 'a'\n"):
+            self.assertEqual(load(self.write(text), {}).tls.listen, ())
+
+    def test_by_default_it_listens_nowhere(self):
+        self.assertEqual(Tls(), Tls(listen=(), certificate="", private_key=""))
+
+    def test_with_an_address_both_files_are(self):
+        addresses = "[tls]\nlisten = ['tcp:8788', 'haproxy:tcp:8789']\n"
+        needed = "is needed to listen with TLS: name a PEM file"
+        self.wrong(f"FILE: tls.certificate: {needed}", addresses)
+        self.wrong(f"FILE: tls.certificate: {needed}", addresses + "private_key = 'k'\n")
+        self.wrong(f"FILE: tls.private_key: {needed}", addresses + "certificate = 'c'\n")
+        self.wrong(f"FILE: tls.private_key: {needed}", addresses + "certificate = 'c'\nprivate_key = ''\n")
+        config = load(self.write(addresses + "certificate = 'c'\nprivate_key = 'k'\n"), {})
+        self.assertEqual(config.tls, Tls(("tcp:8788", "haproxy:tcp:8789"), "c", "k"))
+
+    def test_what_the_environment_lacks_is_told(self):
+        self.wrong(
+            "defaults: tls.certificate: is needed to listen with TLS: name a PEM file",
+            environment={"CLOCKD_TLS_LISTEN": '["tcp:8788"]', "CLOCKD_TLS_PRIVATE_KEY": "k"},
+        )
+
+    def test_it_can_be_written_in_the_environment(self):
+        environment = {"LISTEN": '["tcp:8788"]', "CERTIFICATE": "/etc/c.pem", "PRIVATE_KEY": "/etc/k.pem"}
+        config = load(environment={f"CLOCKD_TLS_{key}": value for key, value in environment.items()})
+        self.assertEqual(config.tls, Tls(("tcp:8788",), "/etc/c.pem", "/etc/k.pem"))
+
+    def test_what_is_wrong_in_it_is_told(self):
+        for text, expected in (
+            ("listen = ['']", "FILE: tls.listen: expected `str` of length >= 1"),
+            ("listen = 'tcp:1'", "FILE: tls.listen: expected `array`, got `str`"),
+            ("listen = [1]", "FILE: tls.listen: expected `str`, got `int`"),
+            ("certificate = 1", "FILE: tls.certificate: expected `str`, got `int`"),
+            ("private_key = ['a']", "FILE: tls.private_key: expected `str`, got `array`"),
+            ("key = 'a'", "FILE: tls.key: no such key; there are: listen, certificate, private_key"),
+            ("private_kye = 'a'", "FILE: tls.private_kye: no such key; did you mean private_key?"),
+        ):
+            self.wrong(expected, f"[tls]\n{text}\n")
+
+
 class StrangeFileTests(SynchronousTestCase):
     def wrong(self, text, environment=()):
         path = Path(self.mktemp())
@@ -215,7 +258,9 @@ class StrangeFileTests(SynchronousTestCase):
         return str(caught.exception).replace(str(path), "FILE")
 
     def test_an_unknown_section_that_is_near_to_none_is_told_with_all_that_there_are(self):
-        self.assertEqual(self.wrong("[zzz]\n"), "FILE: zzz: no such section; there are: server, tls, auth, limits, metrics")
+        self.assertEqual(
+            self.wrong("[zzz]\n"), "FILE: zzz: no such section; there are: server, tls, auth, limits, metrics"
+        )
 
     def test_a_number_of_more_digits_than_python_reads_is_told(self):
         self.assertIn("is no TOML", self.wrong(f"[limits]\nmax_period = {5000 * '1'}\n"))

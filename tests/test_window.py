@@ -1,4 +1,6 @@
-from hypothesis import given
+import itertools
+
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -187,3 +189,134 @@ class AnyCourseOfEventsTests(SynchronousTestCase):
             if window.admit(now) is SEND:
                 sent.append(now)
         self.assertTrue(all(moment < ACK for moment in sent))
+
+
+class Rules:
+    """The rules of the module's docstring, written down as they stand there."""
+
+    def __init__(self, ack, stale, now):
+        self.ack, self.stale = ack, stale
+        self.open = None  # since when an ask is open
+        self.last_push = self.last_question = None  # the last push that asked; that, or the last probe
+        self.heard = now
+        self.pushes = 0  # since the last that asked
+
+    def admit(self, now):
+        self.pushes += 1
+        if self.open is not None:
+            return HOLD if now - self.open >= self.ack else SEND
+        if self.last_push is not None:
+            passed = now - self.last_push
+            eight_pushes_and_ack_seconds = self.pushes > 8 and passed >= self.ack
+            if not (eight_pushes_and_ack_seconds or passed >= self.stale / 3):
+                return SEND
+        self.pushes = 0
+        self.open = self.last_push = self.last_question = now
+        return ASK
+
+    def probe(self, now):
+        since = self.heard if self.last_question is None else self.last_question
+        if self.open is not None or now - since < self.stale / 2:
+            return False
+        self.open = self.last_question = now
+        return True
+
+    def answered(self, now):
+        asked, self.open, self.heard = self.open, None, now
+        return 0.0 if asked is None else now - asked
+
+
+class RulesTests(SynchronousTestCase):
+    """Times are whole seconds, so that no rounding stands between the two and the moments that decide are met often."""
+
+    @settings(max_examples=500)
+    @given(
+        st.integers(1, 40),
+        st.integers(1, 12),
+        st.lists(
+            st.tuples(
+                st.sampled_from(["push", "push", "push", "probe", "answer"]),
+                st.one_of(st.integers(0, 4), st.sampled_from(["ack", "third", "half"])),
+                st.integers(-1, 1),
+            ),
+            max_size=60,
+        ),
+    )
+    def test_whatever_happens_it_does_what_the_rules_say(self, ack, sixth, events):
+        moments = {"ack": ack, "third": 2 * sixth, "half": 3 * sixth}
+        now = 100
+        window, rules = AckWindow(ack, 6 * sixth, now), Rules(ack, 6 * sixth, now)
+        for event, step, more in events:
+            now += max(0, moments.get(step, step) + more)
+            name = {"push": "admit", "probe": "probe", "answer": "answered"}[event]
+            self.assertEqual(getattr(window, name)(now), getattr(rules, name)(now))
+
+    def test_in_every_short_course_of_events_it_does(self):
+        events = list(itertools.product(["admit", "probe", "answered"], [0, 1, 2, 3]))
+        for ack, course in itertools.product([1, 2, 3], itertools.product(events, repeat=4)):
+            now = 0
+            window, rules = AckWindow(ack, 6, now), Rules(ack, 6, now)
+            for name, step in course:
+                now += step
+                verdict, expected = getattr(window, name)(now), getattr(rules, name)(now)
+                if verdict != expected:
+                    self.fail(f"ack_seconds {ack}, stale_seconds 6, {course}: {verdict} and not {expected}")
+
+    @given(st.integers(1, 40), st.integers(1, 12), st.lists(st.integers(0, 3), max_size=200))
+    def test_with_answers_that_come_at_once_it_does_too(self, ack, sixth, steps):
+        now = 0
+        window, rules = AckWindow(ack, 6 * sixth, now), Rules(ack, 6 * sixth, now)
+        for step in steps:
+            now += step
+            verdict = window.admit(now)
+            self.assertEqual(verdict, rules.admit(now))
+            if verdict is ASK:
+                window.answered(now)
+                rules.answered(now)
+
+    def test_a_probe_that_was_answered_puts_no_ask_off(self):
+        window = AckWindow(ACK, STALE, 0.0)
+        window.admit(0.0)
+        window.answered(0.0)
+        self.assertTrue(window.probe(15.0))
+        window.answered(15.25)
+        self.assertIs(window.admit(15.5), ASK)
+
+    def test_the_first_push_asks_though_a_probe_came_before_it(self):
+        window = AckWindow(ACK, STALE, 0.0)
+        self.assertTrue(window.probe(15.0))
+        window.answered(15.25)
+        self.assertIs(window.admit(15.5), ASK)
+
+
+class SlowAnswersTests(SynchronousTestCase):
+    """`ack_seconds` may be longer than a third of `stale_seconds`, or even than all of it."""
+
+    def setUp(self):
+        self.window = AckWindow(8.0, 12.0, 0.0)
+
+    def test_an_ask_is_overdue_after_ack_seconds_and_not_after_a_third_of_stale_seconds(self):
+        self.window.admit(0.0)
+        verdicts = [self.window.admit(now) for now in (3.75, 4.0, 7.75, 8.0)]
+        self.assertEqual(verdicts, [SEND, SEND, SEND, HOLD])
+
+    def test_a_third_of_stale_seconds_is_enough_for_the_next_ask(self):
+        self.window.admit(0.0)
+        self.window.answered(1.0)
+        self.assertEqual([self.window.admit(now) for now in (3.75, 4.0)], [SEND, ASK])
+
+    def test_eight_pushes_do_not_make_it_sooner(self):
+        self.window.admit(0.0)
+        self.window.answered(0.0)
+        self.assertEqual([self.window.admit(3.75) for _ in range(20)], [SEND] * 20)
+
+    def test_an_ask_answered_late_is_followed_by_the_next_at_once(self):
+        self.window.admit(0.0)
+        self.window.answered(6.0)
+        self.assertIs(self.window.admit(6.0), ASK)
+
+    def test_where_an_ask_is_overdue_only_when_all_is_stale_pushes_go_on_until_then(self):
+        window = AckWindow(60.0, 12.0, 0.0)
+        window.admit(0.0)
+        self.assertEqual([window.admit(float(now)) for now in (11, 12, 59, 60)], [SEND, SEND, SEND, HOLD])
+        self.assertTrue(window.stale(12.0))

@@ -3,7 +3,6 @@
 import itertools
 import math
 import os
-import signal
 import socket
 import statistics
 import struct
@@ -136,31 +135,3 @@ reactor.run()
     eventually(lambda: impatient_server.scrape()["clockd_connections_closed_total protocol"] == 1)
     assert impatient_server.scrape()["clockd_avatars"] == 0
     assert "the client's own" not in impatient_server.output
-
-
-def test_a_stopped_client_is_sent_nothing_more_until_it_answers(impatient_server):
-    clients = impatient_server.subscribers(6, [0.02])
-    eventually(lambda: impatient_server.scrape()["clockd_pushes_total time"] > 20)
-    clients.process.send_signal(signal.SIGSTOP)
-    eventually(lambda: impatient_server.scrape()["clockd_pushes_skipped_total time unacknowledged"] > 20)
-    held = impatient_server.scrape()["clockd_pushes_total time"]
-    eventually(lambda: impatient_server.scrape()["clockd_pushes_skipped_total time unacknowledged"] > 40)
-    assert impatient_server.scrape()["clockd_pushes_total time"] == held
-    clients.process.send_signal(signal.SIGCONT)
-    (result,) = clients.result()
-    arrivals = result["arrivals"]
-    stop = max(range(1, len(arrivals)), key=lambda i: arrivals[i][1] - arrivals[i - 1][1])
-    waiting = [arrived for arrived, _, stamp in arrivals[stop:] if arrived - stamp > 0.25]
-    assert len(waiting) <= (8 + 0.2 / 0.02) + 0.2 / 0.02 + 2  # an interval between asks, and one ack_seconds
-    assert len(arrivals) > stop + len(waiting) + 20
-
-
-@pytest.mark.parametrize("period", [0.05, 3600])
-def test_a_client_that_never_continues_is_gone_after_stale_seconds(impatient_server, period):
-    clients = impatient_server.subscribers(60, [period])
-    eventually(lambda: impatient_server.scrape()["clockd_period_changes_total granted"] == 1)
-    clients.process.send_signal(signal.SIGSTOP)
-    eventually(lambda: impatient_server.scrape()["clockd_connections_closed_total stale"] == 1)
-    assert impatient_server.scrape()["clockd_avatars"] == 0
-    assert impatient_server.scrape()["clockd_subscriptions time"] == 0
-    clients.end(signal.SIGKILL)

@@ -1,0 +1,23 @@
+"""The command line of the benchmarks: `python -m bench compare`, `python -m bench cases`."""
+
+import argparse
+import signal
+import sys
+
+from bench import cases, compare
+from bench.processes import raise_descriptor_limit
+
+
+def main() -> None:
+    """Run what the command line names."""
+    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    compare.add_arguments(commands.add_parser("compare", help="clockd beside other servers"))
+    cases.add_arguments(commands.add_parser("cases", help="clockd by itself"))
+    options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended"))  # so that what was started is stopped
+    raise_descriptor_limit()
+    {"compare": compare, "cases": cases}[options.command].run(options)
+
+
+main()

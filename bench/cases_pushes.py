@@ -1,0 +1,134 @@
+"""Cases about pushes: what they cost and how late they are, by number of subscribers, by rate and by periods."""
+
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from statistics import median
+
+from bench.compare import notes
+from bench.contenders import Clockd, ClockdAsking
+from bench.figures import MICRO, MILLI, Figure, cost, lateness
+from bench.processes import SECONDS, Cores, Program
+from bench.subjects import WARMUP, Look, Watched, connections, look_at_new, started, subscribed, wait_until
+
+ROUNDS = 2
+"""How often what is compared is measured in turn."""
+
+ASK_SECONDS = 9
+"""Each subscriber of 1 Hz is asked for an answer once in so many seconds: 8 pushes lie between two that ask."""
+
+TOTAL_RATE = 10_000
+"""Pushes a second, over all subscribers."""
+
+
+def scale(cores: Cores) -> Iterator[Figure]:
+    """CPU per push at a total of 10,000 pushes a second, from 10 subscribers to 10,000."""
+    sizes = (10, 100, 1_000, 10_000)
+    looks: dict[tuple[type[Clockd], int], list[Look]] = {}
+    for _ in range(ROUNDS):
+        for subscribers in sizes:
+            period = subscribers / TOTAL_RATE
+            for kind, seconds in ((Clockd, 5), (ClockdAsking, max(5, ASK_SECONDS * period))):
+                found = look_at_new(kind, cores, subscribers, period, seconds)
+                looks.setdefault((kind, subscribers), []).append(found)
+    for kind, label in ((Clockd, "no asks"), (ClockdAsking, "default asks")):
+        for subscribers in sizes:
+            what = f"{subscribers:,} subscribers at {TOTAL_RATE / subscribers:,.0f}/s, {label}"
+            yield cost(what, looks[kind, subscribers])
+        many, few = (cost("", looks[kind, subscribers]).value for subscribers in (10_000, 100))
+        targets = (1.3, 1.1) if kind is Clockd else (None, None)
+        yield Figure(f"10,000 subscribers against 100, {label}", many / few, "x", *targets, (many, few))
+
+
+def ten_thousand(cores: Cores) -> Iterator[Figure]:
+    """10,000 subscribers at 1 Hz with default acknowledgements; then again with a watch on what holds the loop."""
+    subscribers = 10_000
+    seen = look_at_new(ClockdAsking, cores, subscribers, 1.0, 2 * ASK_SECONDS)
+    share = 100 * seen.measurement.server_share
+    yield Figure("one core used", share, "%", 35, 25, notes=tuple(notes([seen.measurement])))
+    yield cost("CPU per push", [seen])
+    yield from lateness("lateness", seen.lateness, p99=(10, 3))
+    for name in ("p50", "p99"):
+        yield Figure(f"age at the clients, {name}", MILLI * seen.measurement.age_seconds[name], "ms")
+    for reason, count in seen.skipped.items():
+        yield Figure(f"pushes skipped: {reason}", count)
+    yield from stops(cores, subscribers)
+
+
+def stops(cores: Cores, subscribers: int) -> Iterator[Figure]:
+    """Measure what holds the loop."""
+    with started(Watched, cores) as clockd:
+        clockd.since()
+        with subscribed(clockd, subscribers, 1.0):
+            while_logging_in = clockd.since()
+            time.sleep(2 * ASK_SECONDS)
+            steady = clockd.since()
+            with subscribed(clockd, 2_000, 1.0):
+                time.sleep(WARMUP)
+            wait_until(lambda: connections(clockd) == subscribers)
+            time.sleep(WARMUP)
+            churning = clockd.since()
+    yield collector("longest stop by the collector", steady, (5, 1))
+    yield collector("longest stop by the collector while the 10,000 log in", while_logging_in)
+    yield collector("longest stop by the collector while 2,000 more come and go", churning)
+    sweep = steady["sweep"]
+    yield Figure("longest sweep of a part of the connections", MILLI * sweep["longest"], "ms")
+    yield Figure("CPU of all sweeps in a second", MILLI * sweep["cpu_seconds"] / (2 * ASK_SECONDS), "ms")
+
+
+def collector(what: str, record: dict[str, dict[str, float]], targets: Sequence[float] = ()) -> Figure:
+    """Return the longest stop by the collector, with the number of its runs."""
+    generations = {name: stops for name, stops in record.items() if name != "sweep"}
+    longest = max(stops["longest"] for stops in generations.values())
+    runs = ", ".join(
+        f"{stops['count']} of generation {name} up to {MILLI * stops['longest']:.2f} ms"
+        for name, stops in generations.items()
+    )
+    return Figure(what, MILLI * longest, "ms", *targets, notes=(runs,))
+
+
+def fast(cores: Cores) -> Iterator[Figure]:
+    """1,000 subscribers at 20 Hz with default acknowledgements."""
+    seen = look_at_new(ClockdAsking, cores, 1_000, 0.05, 8)
+    yield cost("CPU per push", [seen])
+    yield Figure("one core used", 100 * seen.measurement.server_share, "%")
+    yield from lateness("lateness", seen.lateness)
+
+
+def distinct(cores: Cores) -> Iterator[Figure]:
+    """10,000 subscribers with as many periods, from 0.5 to 1.5 s, against 10,000 with one; no asks."""
+    shortest, longest = 0.5, 1.5
+    flags = (f"--distinct-from={shortest}", f"--distinct-to={longest}")
+    rate = 1.0986  # the mean of 1/period: ln(longest / shortest)
+    one: list[Look] = []
+    many: list[Look] = []
+    ticks: list[float] = []
+    for _ in range(ROUNDS):
+        one.append(look_at_new(Clockd, cores, 10_000, 1.0, 6))
+        many.append(look_at_new(Clockd, cores, 10_000, 1.0, 6, *flags, rate=rate))
+        ticks.append(tick_microseconds(cores, 10_000, shortest, longest))
+    costs = cost("CPU per push, one period", one), cost("CPU per push, distinct periods", many)
+    yield from costs
+    tick = median(ticks)
+    yield Figure("CPU of a TimerService's tick that does nothing, distinct periods", tick, "µs", each=tuple(ticks))
+    yield Figure("a push costs more with distinct periods", costs[1].value - costs[0].value, "µs", tick)
+    yield from lateness("lateness, one period", one[-1].lateness)
+    yield from lateness("lateness, distinct periods", many[-1].lateness)
+
+
+def tick_microseconds(cores: Cores, count: int, shortest: float, longest: float) -> float:
+    """Measure what a tick of one Twisted timer a subscriber costs."""
+    with tempfile.TemporaryDirectory(prefix="clockd-bench-") as folder:
+        command = [sys.executable, "-m", "bench.timers", *map(str, (count, shortest, longest, 2 * longest, 6))]
+        program = Program(command, Path(folder) / "timers.log", cores.server, pipes=True)
+        try:
+            said, _ = program.process.communicate(timeout=SECONDS)
+            found = json.loads(said)
+        except ValueError as error:
+            raise RuntimeError(f"the timers ended:\n{program.log()}") from error
+        finally:
+            program.stop()
+    return MICRO * found["cpu_seconds"] / found["ticks"]

@@ -1,0 +1,72 @@
+"""What clockd says of itself on `/metrics`, and how late its pushes were between two looks."""
+
+import http.client
+import re
+
+LATENESS = "clockd_push_lateness_seconds"
+SKIPPED = "clockd_pushes_skipped_total"
+
+
+def scrape(port: int) -> dict[str, float]:
+    """Fetch the metrics of the server whose HTTP is on a port of 127.0.0.1; return them by name and labels."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+    try:
+        connection.request("GET", "/metrics")
+        text = connection.getresponse().read().decode()
+    finally:
+        connection.close()
+    lines = (line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#"))
+    return {name: float(value) for name, value in lines}
+
+
+class Lateness:
+    """The pushes that were counted between two scrapes, by how late they were.
+
+    What the first scrape itself delayed is counted, what the second one delayed is not.
+
+    Args:
+        before: The first.
+        after: The second.
+
+    Attributes:
+        count: How many pushes.
+        p50: Half of them were less late than this, in seconds.
+        p99: 99 % of them were.
+        within: The least of the bounds that none of them was beyond, in seconds.
+    """
+
+    def __init__(self, before: dict[str, float], after: dict[str, float]) -> None:
+        counted = [
+            (float(bound[1]), count - before[name])
+            for name, count in after.items()
+            if (bound := re.fullmatch(LATENESS + r'_bucket\{le="(.*)"\}', name))
+        ]
+        self.count = counted[-1][1]
+        self.p50 = _quantile(0.5, counted)
+        self.p99 = _quantile(0.99, counted)
+        self.within = next(bound for bound, count in counted if count == self.count)
+
+
+def _quantile(share: float, counted: list[tuple[float, float]]) -> float:
+    """Return a quantile as `histogram_quantile` of Prometheus does, between the bounds of its bucket.
+
+    Args:
+        share: 0 to 1.
+        counted: Upper bounds, ascending to infinity, and how many observations were not beyond each.
+    """
+    rank = share * counted[-1][1]
+    lower, below = 0.0, 0.0
+    for upper, count in counted[:-1]:
+        if count >= rank and count > below:
+            return lower + (upper - lower) * (rank - below) / (count - below)
+        lower, below = upper, count
+    return lower
+
+
+def skipped(before: dict[str, float], after: dict[str, float]) -> dict[str, float]:
+    """Return how many pushes were skipped between two scrapes, by reason."""
+    return {
+        re.search('reason="(.*?)"', name)[1]: count - before[name]
+        for name, count in after.items()
+        if name.startswith(SKIPPED)
+    }
