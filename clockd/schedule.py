@@ -12,7 +12,7 @@ import heapq
 import math
 from collections.abc import Callable, Hashable, Iterator
 from functools import partial
-from itertools import count, islice
+from itertools import count
 from typing import Any
 
 from twisted.application.internet import TimerService
@@ -138,7 +138,8 @@ class Schedule:
             due += missed * period
             phase.due = due + period
             heapq.heapreplace(self._firings, (phase.due, serial, phase))
-            left = phase.left = phase.members[::-1]
+            left = phase.left = [member for member in reversed(phase.members) if member not in phase.newcomers]
+            phase.newcomers.clear()
             while left:
                 self.due, self.missed = due, missed
                 for _ in range(min(CALLS_BETWEEN_LOOKS, len(left))):
@@ -228,10 +229,11 @@ class _Phase:
         due: When it fires next.
         left: Who is still to be called in the firing that goes on, last first.
         members: Who is called.
+        newcomers: Members who joined when it was late already, and have no part in that firing.
         movers: Members who will change after this firing or the next, and to which period.
     """
 
-    __slots__ = ("cohort", "due", "left", "members", "movers", "number")
+    __slots__ = ("cohort", "due", "left", "members", "movers", "newcomers", "number")
 
     def __init__(self, cohort: "_Cohort", number: int, due: float) -> None:
         self.cohort = cohort
@@ -239,6 +241,7 @@ class _Phase:
         self.due = due
         self.left: list[Membership] = []
         self.members: list[Membership] = []
+        self.newcomers: set[Membership] = set()
         self.movers: dict[Membership, float] = {}
 
 
@@ -266,11 +269,13 @@ class _Cohort:
 
     def seat(self, membership: Membership, now: float) -> _Phase:
         """Put a membership into the phase of its key, or one that has room, or a new one."""
-        phase, others = self._seats.get(membership.key) or (self._roomy_phase(now), 0)
+        phase, others = self._seats.get(membership.key) or (next(iter(self._roomy), None) or self._new_phase(now), 0)
         self._seats[membership.key] = phase, others + 1
         membership.phase = phase
         membership.index = len(phase.members)
         phase.members.append(membership)
+        if phase.due <= now:
+            phase.newcomers.add(membership)
         if len(phase.members) == PHASE_MEMBERS:
             del self._roomy[phase]
         self.size += 1
@@ -284,6 +289,7 @@ class _Cohort:
             phase.members[membership.index] = last
             last.index = membership.index
         phase.movers.pop(membership, None)
+        phase.newcomers.discard(membership)
         membership.phase = None
         _, members = self._seats.pop(membership.key)
         if members > 1:
@@ -299,12 +305,6 @@ class _Cohort:
     def can_do_without(self, phase: _Phase) -> bool:
         """Tell whether a phase is half empty, and the others would be three quarters full at most with its members."""
         return 2 * len(phase.members) <= PHASE_MEMBERS and 4 * self.size <= 3 * PHASE_MEMBERS * (self._phases - 1)
-
-    def _roomy_phase(self, now: float) -> _Phase:
-        for phase in (*islice(self._roomy, 1), *islice(reversed(self._roomy), 1)):
-            if phase.due > now:  # else it is late, and would call at once
-                return phase
-        return self._new_phase(now)
 
     def _new_phase(self, now: float) -> _Phase:
         number = heapq.heappop(self._free) if self._free else self._phases
