@@ -4,20 +4,32 @@ import os
 import signal
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from statistics import median
 
 from bench import measure
 from bench.compare import FULL
 from bench.contenders import Clockd, ClockdAsking, ClockdTLSAsking
-from bench.figures import KIB, MIB, MICRO, MILLI, Figure, lateness
+from bench.figures import KIB, MIB, MICRO, MILLI, Figure, lateness, latest
 from bench.processes import Cores
 from bench.scrape import Lateness, scrape
-from bench.subjects import WARMUP, connections, continued, look, private_bytes, started, subscribed, wait_until, witness
+from bench.subjects import (
+    WARMUP,
+    Watched,
+    connections,
+    continued,
+    private_bytes,
+    started,
+    subscribed,
+    wait_until,
+    witness,
+)
 
 GROWTH = 1.0
 """Per cent of the memory that 7,000 connections may leave behind, since the allocator does not reuse every gap."""
+
+QUIET_SECONDS = 8
+"""How long lateness is measured before something happens."""
 
 
 def logins(cores: Cores) -> Iterator[Figure]:
@@ -26,20 +38,23 @@ def logins(cores: Cores) -> Iterator[Figure]:
     Those who log in ask for a period of an hour, so that the lateness is that of the 100.
     """
     count, others, rate = 5_000, 100, 10
-    with started(ClockdAsking, cores) as clockd, subscribed(clockd, others, 1 / rate) as load:
+    with started(Watched, cores) as clockd, subscribed(clockd, others, 1 / rate):
         time.sleep(WARMUP)
-        quiet = look(clockd, load, others, rate, 8)
-        before, cpu, start = scrape(clockd.metrics_port), measure.cpu_seconds(clockd.server_pids), time.monotonic()
+        first, start, used = clockd.since(), time.monotonic(), measure.cpu_seconds(clockd.server_pids)
+        time.sleep(QUIET_SECONDS)
+        share = (measure.cpu_seconds(clockd.server_pids) - used) / (time.monotonic() - start)
+        second, start, used = clockd.since(), time.monotonic(), measure.cpu_seconds(clockd.server_pids)
         with subscribed(clockd, count, 3600.0, "--in-flight=256") as storm:
-            seconds, cpu = time.monotonic() - start, measure.cpu_seconds(clockd.server_pids) - cpu
-            meanwhile = Lateness(before, scrape(clockd.metrics_port))
-    share = storm.login["login_cpu_seconds"] / storm.login["login_seconds"]
-    full = (f"load generator {100 * share:.0f} % busy{', at its limit' if share > FULL else ''}",)
+            seconds, used = time.monotonic() - start, measure.cpu_seconds(clockd.server_pids) - used
+            third = clockd.since()
+    before, meanwhile = Lateness(first.lateness, second.lateness), Lateness(second.lateness, third.lateness)
+    busy = storm.login["login_cpu_seconds"] / storm.login["login_seconds"]
+    full = (f"load generator {100 * busy:.0f} % busy{', at its limit' if busy > FULL else ''}",)
     yield Figure("logins a second", count / storm.login["login_seconds"], notes=full)
-    login = (cpu - quiet.measurement.server_share * seconds) / count
-    yield Figure("server CPU per login", MICRO * login, "µs")
-    yield from lateness("lateness of the others before", quiet.lateness)
-    yield from lateness("lateness of the others meanwhile", meanwhile)
+    yield Figure("server CPU per login", MICRO * (used - share * seconds) / count, "µs")
+    for what, seen in (("before", before), ("meanwhile", meanwhile)):
+        yield from lateness(f"lateness of the others {what}", seen)
+        yield latest(f"lateness of the others {what}", seen)
     yield Figure("pushes of the others meanwhile, of those due", 100 * meanwhile.count / (others * rate * seconds), "%")
 
 
@@ -66,14 +81,13 @@ def churn(kind: type[Clockd], word: str, cores: Cores) -> Iterator[Figure]:
         after = []
         for _ in range(rounds):
             with subscribed(clockd, coming, 1.0):
-                time.sleep(1)
+                time.sleep(WARMUP / 3)
             wait_until(lambda: connections(clockd) == staying)
             after.append(private_bytes(clockd) / MIB)
         errors = scrape(clockd.metrics_port)["clockd_unhandled_errors_total"]
     rows = (f"after each: {' '.join(f'{size:.1f}' for size in after)}",)
-    yield Figure(
-        f"memory when {rounds} times {coming:,} came and went, {word}", after[-1], "MiB", None, None, (*after,), rows
-    )
+    what = f"memory when {rounds} times {coming:,} came and went, {word}"
+    yield Figure(what, after[-1], "MiB", each=tuple(after), notes=rows)
     grown = (after[-1] - after[settled - 1]) / after[settled - 1]
     yield Figure(f"growth from the third time to the last, {word}", 100 * grown, "%", GROWTH)
     yield Figure(f"unhandled errors, {word}", errors, "", 0)
@@ -82,20 +96,20 @@ def churn(kind: type[Clockd], word: str, cores: Cores) -> Iterator[Figure]:
 def scrapes(cores: Cores) -> Iterator[Figure]:
     """/metrics with 10,000 subscribers at 1 Hz, scraped once a second."""
     subscribers, count = 10_000, 20
-    with (
-        started(ClockdAsking, cores) as clockd,
-        subscribed(clockd, subscribers, 1.0) as load,
-        ThreadPoolExecutor() as threads,
-    ):
+    with started(Watched, cores) as clockd, subscribed(clockd, subscribers, 1.0):
         time.sleep(WARMUP)
-        quiet = look(clockd, load, subscribers, 1.0, count)
-        durations = threads.submit(scrape_durations, clockd.metrics_port, count)
-        scraped = look(clockd, load, subscribers, 1.0, count)
-    found = durations.result()
-    yield Figure("a scrape, median", MILLI * median(found), "ms", 50, 10, tuple(found))
-    yield Figure("the longest of 20 scrapes", MILLI * max(found), "ms", 50, 10)
-    yield from lateness("lateness without scrapes", quiet.lateness)
-    yield from lateness("lateness with a scrape a second", scraped.lateness, within=(10, 10))
+        first = clockd.since()
+        time.sleep(count)
+        second = clockd.since()
+        durations = scrape_durations(clockd.metrics_port, count)
+        third = clockd.since()
+    without, scraped = Lateness(first.lateness, second.lateness), Lateness(second.lateness, third.lateness)
+    yield Figure("a scrape, median", MILLI * median(durations), "ms", 50, 10, tuple(durations))
+    yield Figure("the longest of 20 scrapes", MILLI * max(durations), "ms", 50, 10)
+    yield from lateness("lateness without scrapes", without)
+    yield latest("lateness without scrapes", without)
+    yield from lateness("lateness with a scrape a second", scraped)
+    yield latest("lateness with a scrape a second", scraped, (10, 10))
 
 
 def scrape_durations(port: int, count: int) -> list[float]:

@@ -4,15 +4,16 @@ import json
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from statistics import median
 
 from bench.compare import notes
 from bench.contenders import Clockd, ClockdAsking
-from bench.figures import MICRO, MILLI, Figure, cost, lateness
+from bench.figures import MICRO, MILLI, Figure, cost, lateness, latest
 from bench.processes import SECONDS, Cores, Program
-from bench.subjects import WARMUP, Look, Watched, connections, look_at_new, started, subscribed, wait_until
+from bench.scrape import Lateness
+from bench.subjects import WARMUP, Look, Record, Watched, connections, look_at_new, started, subscribed, wait_until
 
 ROUNDS = 2
 """How often what is compared is measured in turn."""
@@ -34,13 +35,14 @@ def scale(cores: Cores) -> Iterator[Figure]:
             for kind, seconds in ((Clockd, 5), (ClockdAsking, max(5, ASK_SECONDS * period))):
                 found = look_at_new(kind, cores, subscribers, period, seconds)
                 looks.setdefault((kind, subscribers), []).append(found)
-    for kind, label in ((Clockd, "no asks"), (ClockdAsking, "default asks")):
-        for subscribers in sizes:
-            what = f"{subscribers:,} subscribers at {TOTAL_RATE / subscribers:,.0f}/s, {label}"
-            yield cost(what, looks[kind, subscribers])
-        many, few = (cost("", looks[kind, subscribers]).value for subscribers in (10_000, 100))
-        targets = (1.3, 1.1) if kind is Clockd else (None, None)
-        yield Figure(f"10,000 subscribers against 100, {label}", many / few, "x", *targets, (many, few))
+    for kind, label, targets in ((Clockd, "no asks", (1.3, 1.1)), (ClockdAsking, "default asks", ())):
+        costs = {
+            size: cost(f"{size:,} subscribers at {TOTAL_RATE / size:,.0f}/s, {label}", looks[kind, size])
+            for size in sizes
+        }
+        yield from costs.values()
+        many, few = costs[10_000].value, costs[100].value
+        yield Figure(f"10,000 subscribers against 100, {label}", many / few, "x", *targets, each=(many, few))
 
 
 def ten_thousand(cores: Cores) -> Iterator[Figure]:
@@ -50,7 +52,7 @@ def ten_thousand(cores: Cores) -> Iterator[Figure]:
     share = 100 * seen.measurement.server_share
     yield Figure("one core used", share, "%", 35, 25, notes=tuple(notes([seen.measurement])))
     yield cost("CPU per push", [seen])
-    yield from lateness("lateness", seen.lateness, p99=(10, 3))
+    yield from lateness("lateness", seen.lateness, (10, 3))
     for name in ("p50", "p99"):
         yield Figure(f"age at the clients, {name}", MILLI * seen.measurement.age_seconds[name], "ms")
     for reason, count in seen.skipped.items():
@@ -60,34 +62,39 @@ def ten_thousand(cores: Cores) -> Iterator[Figure]:
 
 def stops(cores: Cores, subscribers: int) -> Iterator[Figure]:
     """Measure what holds the loop."""
+    seconds = 2 * ASK_SECONDS
     with started(Watched, cores) as clockd:
+        time.sleep(WARMUP)
         clockd.since()
         with subscribed(clockd, subscribers, 1.0):
-            while_logging_in = clockd.since()
-            time.sleep(2 * ASK_SECONDS)
+            time.sleep(WARMUP)
+            logging_in = clockd.since()
+            time.sleep(seconds)
             steady = clockd.since()
             with subscribed(clockd, 2_000, 1.0):
                 time.sleep(WARMUP)
             wait_until(lambda: connections(clockd) == subscribers)
             time.sleep(WARMUP)
             churning = clockd.since()
-    yield collector("longest stop by the collector", steady, (5, 1))
-    yield collector("longest stop by the collector while the 10,000 log in", while_logging_in)
-    yield collector("longest stop by the collector while 2,000 more come and go", churning)
-    sweep = steady["sweep"]
-    yield Figure("longest sweep of a part of the connections", MILLI * sweep["longest"], "ms")
-    yield Figure("CPU of all sweeps in a second", MILLI * sweep["cpu_seconds"] / (2 * ASK_SECONDS), "ms")
+    yield latest("lateness", Lateness(logging_in.lateness, steady.lateness))
+    yield collector("longest stop by the collector", steady)
+    yield collector("the same while the 10,000 log in", logging_in)
+    yield collector("the same while 2,000 more come and go", churning)
+    sweep = steady.sweep
+    cpu = f"{MILLI * sweep['longest_cpu']:.2f} ms of CPU"
+    yield Figure("longest sweep of a part of the connections", MILLI * sweep["longest"], "ms", notes=(cpu,))
+    yield Figure("CPU of all sweeps in a second", MILLI * sweep["cpu_seconds"] / seconds, "ms")
 
 
-def collector(what: str, record: dict[str, dict[str, float]], targets: Sequence[float] = ()) -> Figure:
-    """Return the longest stop by the collector, with the number of its runs."""
-    generations = {name: stops for name, stops in record.items() if name != "sweep"}
-    longest = max(stops["longest"] for stops in generations.values())
-    runs = ", ".join(
-        f"{stops['count']} of generation {name} up to {MILLI * stops['longest']:.2f} ms"
-        for name, stops in generations.items()
+def collector(what: str, record: Record) -> Figure:
+    """Return the longest stop by the collector, with the number of its runs and the CPU time of the longest."""
+    longest = max(stops["longest"] for stops in record.collector)
+    runs = (
+        f"generation {number}: {stops['count']}, up to {MILLI * stops['longest_cpu']:.2f} ms of CPU"
+        for number, stops in enumerate(record.collector)
+        if stops["count"]
     )
-    return Figure(what, MILLI * longest, "ms", *targets, notes=(runs,))
+    return Figure(what, MILLI * longest, "ms", 5, 1, notes=tuple(runs))
 
 
 def fast(cores: Cores) -> Iterator[Figure]:

@@ -66,15 +66,12 @@ def cost(what: str, looks: Sequence[Look]) -> Figure:
     return Figure(what, median(costs), "µs", each=costs, notes=tuple(notes(measurements)))
 
 
-def lateness(what: str, seen: Lateness, p99: Sequence[float] = (), within: Sequence[float] = ()) -> Iterator[Figure]:
-    """Return how late pushes were.
-
-    Args:
-        what: Which pushes.
-        seen: How late.
-        p99: Targets of the 99th percentile, in milliseconds.
-        within: Targets of the latest push.
-    """
+def lateness(what: str, seen: Lateness, p99: Sequence[float] = ()) -> Iterator[Figure]:
+    """Return how late pushes were, with the targets of the 99th percentile, in milliseconds."""
     yield Figure(f"{what}, p50", MILLI * seen.p50, "ms")
     yield Figure(f"{what}, p99", MILLI * seen.p99, "ms", *p99)
-    yield Figure(f"{what}, the latest push within", MILLI * seen.within, "ms", *within)
+
+
+def latest(what: str, seen: Lateness, targets: Sequence[float] = ()) -> Figure:
+    """Return the bound of the server's histogram that no push was beyond, with its targets, in milliseconds."""
+    return Figure(f"{what}, the latest push within", MILLI * seen.within, "ms", *targets)

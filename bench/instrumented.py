@@ -1,7 +1,8 @@
 """clockd with a watch on what holds its loop: `python -m bench.instrumented RECORD ARGUMENTS OF CLOCKD...`.
 
 Measured are the stops by the garbage collector, and the sweeps of the connections. At SIGUSR1, what was measured since
-the last one is written to the file RECORD as JSON.
+the last one is written to the file RECORD as JSON; and how late how many pushes were since the start, for which a
+scrape would hold the loop.
 """
 
 import gc
@@ -10,10 +11,12 @@ import signal
 import sys
 import time
 from dataclasses import asdict, dataclass
+from itertools import accumulate
 from pathlib import Path
 
 from clockd.__main__ import main
 from clockd.broker import ClockServerFactory
+from clockd.values import Histogram
 
 
 @dataclass
@@ -25,12 +28,14 @@ class Stops:
         seconds: For how long altogether.
         longest: For how long at most, in seconds.
         cpu_seconds: The CPU time that it took altogether.
+        longest_cpu: The CPU time of the one that took most: less than `longest` if others had the core meanwhile.
     """
 
     count: int = 0
     seconds: float = 0.0
     longest: float = 0.0
     cpu_seconds: float = 0.0
+    longest_cpu: float = 0.0
 
 
 class Stopwatch:
@@ -56,9 +61,7 @@ class Stopwatch:
         stops.seconds += seconds
         stops.longest = max(stops.longest, seconds)
         stops.cpu_seconds += cpu_seconds
-
-
-GENERATIONS = len(gc.get_threshold())
+        stops.longest_cpu = max(stops.longest_cpu, cpu_seconds)
 
 
 class Watch:
@@ -70,15 +73,18 @@ class Watch:
 
     def __init__(self, record: Path) -> None:
         self._record = record
-        self._watches = {name: Stopwatch() for name in ("sweep", *map(str, range(GENERATIONS)))}
+        self._sweep = Stopwatch()
+        self._generations = [Stopwatch() for _ in gc.get_threshold()]
+        self._lateness: Histogram | None = None
 
     def begin(self) -> None:
         """Measure from now on."""
         gc.callbacks.append(self._collected)
         signal.signal(signal.SIGUSR1, self._write)
-        sweep, watch = ClockServerFactory.sweep, self._watches["sweep"]
+        sweep, watch = ClockServerFactory.sweep, self._sweep
 
         def watched(factory: ClockServerFactory) -> None:
+            self._lateness = factory.tally.lateness
             watch.start()
             sweep(factory)
             watch.stop()
@@ -86,17 +92,23 @@ class Watch:
         ClockServerFactory.sweep = watched
 
     def _collected(self, phase: str, info: dict[str, int]) -> None:
-        watch = self._watches[str(info["generation"])]
+        watch = self._generations[info["generation"]]
         if phase == "start":
             watch.start()
         else:
             watch.stop()
 
     def _write(self, *_: object) -> None:
+        lateness = self._lateness
+        found = {
+            "sweep": asdict(self._sweep.stops),
+            "collector": [asdict(watch.stops) for watch in self._generations],
+            "lateness": lateness and [*zip((*lateness.bounds, None), accumulate(lateness.counts), strict=True)],
+        }
         part = self._record.with_suffix(".part")
-        part.write_text(json.dumps({name: asdict(watch.stops) for name, watch in self._watches.items()}))
+        part.write_text(json.dumps(found))
         part.replace(self._record)
-        for watch in self._watches.values():
+        for watch in (self._sweep, *self._generations):
             watch.stops = Stops()
 
 

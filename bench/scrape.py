@@ -19,14 +19,25 @@ def scrape(port: int) -> dict[str, float]:
     return {name: float(value) for name, value in lines}
 
 
-class Lateness:
-    """The pushes that were counted between two scrapes, by how late they were.
+Counts = list[tuple[float, float]]
+"""A histogram: upper bounds in seconds, ascending to infinity, and how many observations were not beyond each."""
 
-    What the first scrape itself delayed is counted, what the second one delayed is not.
+
+def lateness_counts(metrics: dict[str, float]) -> Counts:
+    """Return how late how many pushes were since the server started, by a scrape."""
+    return [
+        (float(bound[1]), count)
+        for name, count in metrics.items()
+        if (bound := re.fullmatch(LATENESS + r'_bucket\{le="(.*)"\}', name))
+    ]
+
+
+class Lateness:
+    """The pushes that were counted between two moments, by how late they were.
 
     Args:
-        before: The first.
-        after: The second.
+        before: The counts at the first.
+        after: At the second.
 
     Attributes:
         count: How many pushes.
@@ -35,25 +46,16 @@ class Lateness:
         within: The least of the bounds that none of them was beyond, in seconds.
     """
 
-    def __init__(self, before: dict[str, float], after: dict[str, float]) -> None:
-        counted = [
-            (float(bound[1]), count - before[name])
-            for name, count in after.items()
-            if (bound := re.fullmatch(LATENESS + r'_bucket\{le="(.*)"\}', name))
-        ]
+    def __init__(self, before: Counts, after: Counts) -> None:
+        counted = [(bound, count - earlier) for (bound, count), (_, earlier) in zip(after, before, strict=True)]
         self.count = counted[-1][1]
-        self.p50 = _quantile(0.5, counted)
-        self.p99 = _quantile(0.99, counted)
+        self.p50 = quantile(0.5, counted)
+        self.p99 = quantile(0.99, counted)
         self.within = next(bound for bound, count in counted if count == self.count)
 
 
-def _quantile(share: float, counted: list[tuple[float, float]]) -> float:
-    """Return a quantile as `histogram_quantile` of Prometheus does, between the bounds of its bucket.
-
-    Args:
-        share: 0 to 1.
-        counted: Upper bounds, ascending to infinity, and how many observations were not beyond each.
-    """
+def quantile(share: float, counted: Counts) -> float:
+    """Return a quantile, 0 to 1, as `histogram_quantile` of Prometheus does, between the bounds of its bucket."""
     rank = share * counted[-1][1]
     lower, below = 0.0, 0.0
     for upper, count in counted[:-1]:

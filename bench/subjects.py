@@ -9,19 +9,34 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from bench import measure
 from bench.compare import Measurement, Shape, window
 from bench.contenders import ACCOUNT, GROUP_SIZE, Clockd, ClockdAsking
 from bench.processes import SECONDS, Cores, LoadGenerator, Program
-from bench.scrape import Lateness, scrape, skipped
+from bench.scrape import Counts, Lateness, lateness_counts, scrape, skipped
 
 WARMUP = 1.5
 """Seconds before a look."""
 
 Kind = TypeVar("Kind", bound=Clockd)
+
+
+class Record(NamedTuple):
+    """What a watch has measured; see `bench.instrumented`.
+
+    Attributes:
+        sweep: The sweeps of the connections: count, seconds...
+        collector: The same of the collector, by generation.
+        lateness: How late how many pushes were since the server started.
+    """
+
+    sweep: dict[str, float]
+    collector: list[dict[str, float]]
+    lateness: Counts
 
 
 class Watched(ClockdAsking):
@@ -39,13 +54,14 @@ class Watched(ClockdAsking):
         python, _, _, *arguments = command
         return super().program([python, "-m", "bench.instrumented", str(self.record), *arguments])
 
-    def since(self) -> dict[str, dict[str, float]]:
-        """Return what was measured since the last time: for `sweep`, and for each generation of the collector."""
+    def since(self) -> Record:
+        """Return what was measured since the last time."""
         self.record.unlink(missing_ok=True)
         os.kill(self.programs[0].pid, signal.SIGUSR1)
         wait_until(self.record.exists)
-        found: dict[str, dict[str, float]] = json.loads(self.record.read_text())
-        return found
+        found = json.loads(self.record.read_text())
+        lateness = [(inf if bound is None else bound, count) for bound, count in found["lateness"]]
+        return Record(found["sweep"], found["collector"], lateness)
 
 
 @contextmanager
@@ -86,7 +102,7 @@ class Look:
 
     Attributes:
         measurement: As in the comparison.
-        lateness: How late the server was by its own account.
+        lateness: How late the server was by its own account. What the scrape at the beginning delayed is in it.
         skipped: Pushes that it did not make, by reason.
     """
 
@@ -108,7 +124,7 @@ def look(clockd: Clockd, load: LoadGenerator, subscribers: int, rate: float, sec
     before = scrape(clockd.metrics_port)
     seen = window(clockd, load, Shape(subscribers, rate, GROUP_SIZE, WARMUP, seconds, clockd.cores))
     after = scrape(clockd.metrics_port)
-    return Look(seen, Lateness(before, after), skipped(before, after))
+    return Look(seen, Lateness(lateness_counts(before), lateness_counts(after)), skipped(before, after))
 
 
 def look_at_new(

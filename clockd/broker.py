@@ -25,7 +25,7 @@ from clockd.feeds import FeedTable
 from clockd.interfaces import ISession
 from clockd.login import ILogin, Login, new_login
 from clockd.mind import RemoteMind
-from clockd.transport import Outlet, outlet
+from clockd.transport import Outlet, WrappedOutlet, outlet
 from clockd.values import Limits, Tally
 from clockd.wire import PushTemplate
 
@@ -118,7 +118,7 @@ class ClockBroker(pb.Broker):
     transport: Any  # Twisted says what every transport has; ours can be aborted
     login: ILogin
     mind: RemoteMind | None = None
-    _outlet: Outlet
+    _outlet: Outlet | WrappedOutlet
     _address = "an unknown address"
     _perspective: Boundary | None = None
     _ended_for: str | None = None
@@ -218,7 +218,6 @@ class ClockBroker(pb.Broker):
             mind,
             self,
             self._outlet,
-            self.transport.write,
             template,
             factory.feeds,
             factory.limits,

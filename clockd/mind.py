@@ -4,7 +4,6 @@ Rules of this module: it is the hot path. No logging, no formatting; a change he
 `bench/`.
 """
 
-from collections.abc import Callable
 from typing import Protocol
 
 from twisted.internet.interfaces import IReactorTime
@@ -12,7 +11,7 @@ from zope.interface import implementer
 
 from clockd.feeds import FeedTable
 from clockd.interfaces import ISink
-from clockd.transport import Outlet
+from clockd.transport import Outlet, WrappedOutlet
 from clockd.values import Limits, Sample, Tally
 from clockd.window import ASK, SEND, AckWindow
 from clockd.wire import PushTemplate
@@ -38,8 +37,7 @@ class RemoteMind:
     Args:
         reference: The mind; held for as long as the session lasts, because once dropped the client would forget it.
         connection: Where it lives.
-        outlet: Knows what is unsent on it.
-        write: Takes bytes for the client.
+        outlet: Takes bytes for the client, and knows what is unsent.
         template: The bytes of a push.
         feeds: Where the newest sample of a feed that is owed is found.
         limits: When answers are overdue, silence is too long, and too much is unsent.
@@ -63,7 +61,6 @@ class RemoteMind:
         "_suspected",
         "_tally",
         "_template",
-        "_write",
         "awaited",
         "request",
         "window",
@@ -73,8 +70,7 @@ class RemoteMind:
         self,
         reference: object,
         connection: Connection,
-        outlet: Outlet,
-        write: Callable[[bytes], object],
+        outlet: Outlet | WrappedOutlet,
         template: PushTemplate,
         feeds: FeedTable,
         limits: Limits,
@@ -84,7 +80,6 @@ class RemoteMind:
         self._reference = reference
         self._connection = connection
         self._outlet = outlet
-        self._write = write
         self._template = template
         self._feeds = feeds
         self._buffer_bytes = limits.buffer_bytes
@@ -108,8 +103,7 @@ class RemoteMind:
             data = self._template.asking(self._question(probing=False), sample.stamp)
         else:
             return self._skip(sample.feed, "unacknowledged")
-        write = self._write
-        write(data)
+        self._outlet.write(data)
         if self.window.owed:
             self.window.owed.pop(sample.feed, None)
         counts = self._tally.feeds[sample.feed]

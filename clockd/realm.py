@@ -11,7 +11,7 @@ from clockd.errors import TooManyConnections, UnknownFeed
 from clockd.feeds import FeedTable
 from clockd.interfaces import ISession, ISink
 from clockd.schedule import Schedule
-from clockd.subscription import Subscription
+from clockd.subscription import Newest, Subscription
 from clockd.values import Limits, Tally
 
 
@@ -122,8 +122,7 @@ class ClockRealm:
 
     def __init__(self, roster: Roster, feeds: FeedTable, schedule: Schedule, limits: Limits, tally: Tally) -> None:
         self._roster = roster
-        self._feeds = feeds
-        self._schedule = schedule
+        self._time = Newest(feeds["time"], schedule, tally)
         self._limits = limits
         self._tally = tally
 
@@ -144,8 +143,7 @@ class ClockRealm:
         if pb.IPerspective not in interfaces:
             raise NotImplementedError("this realm has perspectives only")
         account = avatarId.decode() if isinstance(avatarId, bytes) else ANONYMOUS
-        feed = self._feeds["time"]
-        subscription = Subscription(feed, ISink(mind), self._schedule, self._limits, self._tally)
+        subscription = Subscription(self._time, ISink(mind), self._limits)
         release = self._roster.admit(account)
-        avatar = ClockAvatar(account, {feed.name: subscription}, self._tally, release)
+        avatar = ClockAvatar(account, {"time": subscription}, self._tally, release)
         return pb.IPerspective, avatar, avatar.logout

@@ -11,7 +11,6 @@ Joining, leaving and changing cost the same however many members there are. Time
 import heapq
 import math
 from collections.abc import Callable, Hashable, Iterator
-from functools import partial
 from itertools import count
 from typing import Any
 
@@ -55,14 +54,14 @@ class Schedule:
         self._wake_at = 0.0
 
     def join(
-        self, period: float, key: Hashable, call: Callable[[], object], failed: Callable[[], object]
+        self, period: float, key: Hashable, call: Callable[[Any], object], failed: Callable[[], object]
     ) -> "Membership":
-        """Have `call()` called once a period, the first time one period from now at the latest.
+        """Have `call(key)` called once a period, the first time one period from now at the latest.
 
         Args:
             period: Seconds, finite and > 0.
             key: Members of one key and one period are called in the same firing.
-            call: It may look at `due` and `missed`.
+            call: It may look at `due` and `missed`. Members who share it share its place in the processor's caches.
             failed: Called while an exception that `call` raised is being handled.
         """
         membership = Membership(self, key, call, failed)
@@ -147,7 +146,7 @@ class Schedule:
                     if member.phase is phase:  # it may have left meanwhile
                         call = member.call
                         try:
-                            call()
+                            call(member.key)
                         except Exception:  # noqa: BLE001  # one bad call must not end the others
                             member.failed()
                 yield
@@ -179,7 +178,7 @@ class Membership:
     __slots__ = ("_moved_to", "_schedule", "call", "failed", "index", "key", "phase")
 
     def __init__(
-        self, schedule: Schedule, key: Hashable, call: Callable[[], object], failed: Callable[[], object]
+        self, schedule: Schedule, key: Hashable, call: Callable[[Any], object], failed: Callable[[], object]
     ) -> None:
         self._schedule = schedule
         self._moved_to: float | None = None  # after a change, when the first call was due
@@ -379,7 +378,8 @@ class ScheduledTimer(TimerService):
         if self._membership is None:
             Service.startService(self)
             callable, args, kwargs = self.call  # noqa: A001  # TimerService's name
-            call = partial(callable, *args, **kwargs) if args or kwargs else callable
+            shared = len(args) == 1 and args[0] is self._key and not kwargs
+            call = callable if shared else lambda _: callable(*args, **kwargs)
             self._membership = self._schedule.join(self._step, self._key, call, self._call_failed)
 
     def stopService(self) -> Deferred[None]:

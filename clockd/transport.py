@@ -8,8 +8,9 @@ Rules of this module: it alone touches private attributes of Twisted's transport
 Twisted changes them.
 """
 
-from collections.abc import Iterable
-from typing import Protocol
+from collections.abc import Callable, Iterable
+from socket import socket
+from typing import Any
 
 from twisted.internet import tcp, unix
 from twisted.internet.interfaces import IListeningPort, ITransport
@@ -18,50 +19,115 @@ from twisted.protocols.tls import TLSMemoryBIOFactory, TLSMemoryBIOProtocol
 from twisted.python.failure import Failure
 
 
-class Outlet(Protocol):
-    """The end of a connection that is next to the kernel.
+class Outlet:
+    """The short way into a connection's socket: small, because each push touches it.
+
+    Args:
+        connection: Takes what the kernel does not take at once.
 
     Attributes:
+        open: Whether nothing waits to be sent, and nobody is closing the connection.
         unsent: Bytes that the kernel has not taken yet.
     """
 
-    unsent: int
+    __slots__ = ("_connection", "_send", "open", "unsent")
+
+    def __init__(self, connection: "TCPConnection") -> None:
+        self._connection: TCPConnection | None = connection
+        self._send = connection.socket.send
+        self.open = True
+        self.unsent = 0
+
+    def write(self, data: bytes) -> None:
+        """Send what the kernel takes now; Twisted sends the rest when it can."""
+        if self.open:
+            send = self._send
+            try:
+                sent = send(data)
+            except OSError:  # it would block, or is lost: Twisted's own attempt will tell
+                sent = 0
+            if sent == len(data):
+                return
+            data = data[sent:]
+        if self._connection is not None:
+            self._connection.keep(data)
+
+    def forget(self) -> None:
+        """Let go of a connection that is lost."""
+        self.open = False
+        self._connection = None
+        del self._send
+
+
+class WrappedOutlet:
+    """The way into a connection that wraps another one.
+
+    Args:
+        write: Takes bytes.
+        lowest: The outlet that is next to the kernel, or None if it is not one of ours.
+    """
+
+    __slots__ = ("_lowest", "write")
+
+    def __init__(self, write: Callable[[bytes], object], lowest: Outlet | None) -> None:
+        self.write = write
+        self._lowest = lowest
+
+    @property
+    def unsent(self) -> int:
+        """Bytes that the kernel has not taken yet, as far as that is known."""
+        return 0 if self._lowest is None else self._lowest.unsent
 
 
 class TCPConnection(tcp.Server):
     """A connection whose `write` sends at once when nothing is waiting to be sent.
 
     Attributes:
-        unsent: Bytes that the kernel has not taken yet.
+        outlet: The short way into it.
     """
 
-    unsent = 0
+    def __init__(self, sock: socket, *others: Any) -> None:
+        super().__init__(sock, *others)
+        self.outlet = Outlet(self)
 
     def write(self, data: bytes) -> None:
         """Send what the kernel takes now; Twisted sends the rest when it can."""
-        if self.connected and not (self.unsent or self.disconnecting or self._aborting):
-            try:
-                sent = self.socket.send(data)
-            except OSError:  # it would block, or is lost: Twisted's own attempt will tell
-                sent = 0
-            if sent == len(data):
-                return
-            data = data[sent:]
-        super().write(data)
-        self._count()
+        self.outlet.write(data)
 
     def writeSequence(self, iovec: Iterable[bytes]) -> None:
         """Write all of it as one."""
         self.write(b"".join(iovec))
 
+    def keep(self, data: bytes) -> None:
+        """Have Twisted send data when it can."""
+        super().write(data)
+        self._look()
+
     def doWrite(self) -> object:  # type: ignore[override]  # mypy sees what aborting puts in its place
         """Send what was waiting."""
         result = super().doWrite()
-        self._count()
+        self._look()
         return result
 
-    def _count(self) -> None:
-        self.unsent = len(self.dataBuffer) - self.offset + self._tempDataLen
+    def loseConnection(self) -> None:
+        """Close the connection when all that waits was sent."""
+        self.outlet.open = False
+        super().loseConnection()
+
+    def abortConnection(self) -> None:
+        """Close the connection now."""
+        self.outlet.open = False
+        super().abortConnection()
+
+    def connectionLost(self, reason: Failure) -> None:
+        """Let go of the socket."""
+        self.outlet.forget()
+        super().connectionLost(reason)
+
+    def _look(self) -> None:
+        unsent = len(self.dataBuffer) - self.offset + self._tempDataLen
+        self.outlet.unsent = unsent
+        self.outlet.open = bool(self.connected and not (unsent or self.disconnecting))
 
 
 class UNIXConnection(TCPConnection, unix.Server):
@@ -84,12 +150,6 @@ class TLSFactory(TLSMemoryBIOFactory):
     protocol = TLSConnection
 
 
-class _Unknown:
-    """Stands for a transport that does not say what is unsent."""
-
-    unsent = 0
-
-
 BACKLOG = 1024
 """Connections that may wait to be accepted; with Twisted's 50, many in a storm try again a second later."""
 
@@ -97,13 +157,14 @@ BACKLOG = 1024
 def prepare(port: IListeningPort) -> None:
     """Have a port's connections send at once, and many of them wait for their turn; a foreign port stays as it is."""
     if isinstance(port, tcp.Port):
-        port.transport = UNIXConnection if isinstance(port, unix.Port) else TCPConnection
+        port.transport = UNIXConnection if isinstance(port, unix.Port) else TCPConnection  # type: ignore[assignment]
         port.socket.listen(max(port.backlog, BACKLOG))
 
 
-def outlet(transport: ITransport) -> Outlet:
-    """Return the lowest of the transports that are wrapped in each other."""
+def outlet(transport: ITransport) -> Outlet | WrappedOutlet:
+    """Return the shortest way into a connection."""
     lowest: object = transport
     while isinstance(lowest, ProtocolWrapper):
         lowest = lowest.transport
-    return lowest if isinstance(lowest, TCPConnection) else _Unknown()
+    below = lowest.outlet if isinstance(lowest, TCPConnection) else None
+    return below if below is not None and lowest is transport else WrappedOutlet(transport.write, below)

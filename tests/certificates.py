@@ -65,8 +65,7 @@ class Certified:
 
     def key_pem(self, passphrase=None):
         """Return the private key, encrypted if there is a passphrase."""
-        guard = BestAvailableEncryption(passphrase) if passphrase else NoEncryption()
-        return self.key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, guard)
+        return key_pem(self.key, passphrase)
 
 
 class Chain:
@@ -90,3 +89,9 @@ class Chain:
         ):
             path.write_bytes(data)
         return paths
+
+
+def key_pem(key, passphrase=None):
+    """Return a private key, encrypted if there is a passphrase."""
+    guard = BestAvailableEncryption(passphrase) if passphrase else NoEncryption()
+    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, guard)

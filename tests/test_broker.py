@@ -4,6 +4,7 @@ import math
 import sys
 from datetime import date
 from decimal import Decimal
+from types import SimpleNamespace
 
 from doubles import (
     EPOCH,
@@ -994,7 +995,7 @@ class UnsentTests(RigCase):
         return self.peer
 
     def unsent(self, number):
-        self.peer.server._outlet.unsent = number
+        self.peer.server._outlet._lowest = SimpleNamespace(unsent=number)
 
     def assert_ended(self, *reasons):
         self.server.network.flush()
@@ -1053,11 +1054,23 @@ class UnsentTests(RigCase):
         self.peer.perspective = None
         self.assert_ended("client")
 
-    def test_a_sweep_counts_what_is_unsent_over_all_that_have_logged_in(self):
+    def test_a_sweep_counts_a_stale_one_too_until_it_is_gone(self):
+        self.enter(stale_seconds=10)
+        self.peer.wire.frozen = True
+        self.unsent(12)
+        for _ in range(30):
+            self.server.network.advance(1)
+            self.server.sweep()
+            gone = self.server.tally.closed["stale"]
+            self.assertEqual(self.server.tally.unsent, 0 if gone and self.peer.wire.serverIO.reported else 12)
+            self.server.network.flush()
+        self.assertEqual((gone, self.server.tally.unsent), (1, 0))
+
+    def test_a_sweep_counts_what_is_unsent_over_all_connections(self):
         rig = self.rig()
-        peers = [rig.peer().enter(Mind()) for _ in range(7)]
+        peers = [rig.peer().enter(Mind()) if number % 2 else rig.peer() for number in range(7)]
         for number, peer in enumerate(peers):
-            peer.server._outlet.unsent = 10**number
+            peer.server._outlet._lowest = SimpleNamespace(unsent=10**number)
         rig.sweep()
         self.assertEqual(rig.tally.unsent, 1_111_111)
         peers[3].leave()

@@ -1,18 +1,22 @@
 """The certificate that the server shows, and what is said where there is none to show."""
 
 import contextlib  # trial takes a module's `suppress` for its own
+import ssl
 from pathlib import Path
 
-from certificates import HOST, Certified, Chain
-from cryptography.hazmat.primitives.asymmetric import ed25519, rsa
+from certificates import HOST, Certified, Chain, key_pem
+from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed25519, rsa, x25519
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from OpenSSL import SSL
 from OpenSSL.crypto import X509
+from twisted.internet.interfaces import IOpenSSLServerConnectionCreator
 from twisted.trial.unittest import SynchronousTestCase
+from zope.interface.verify import verifyObject
 
 from clockd.certificate import ServerTLS
 from clockd.errors import Misconfigured
 
+SUITES = ("AES128-GCM-SHA256", "AES256-GCM-SHA384", "CHACHA20-POLY1305")
 TLS_1_1, TLS_1_2, TLS_1_3 = SSL.TLS1_1_VERSION, SSL.TLS1_2_VERSION, SSL.TLS1_3_VERSION
 
 
@@ -23,17 +27,18 @@ class Handshake:
         options: The server's `ServerTLS`.
         root: Whom the client trusts, an X.509 certificate.
         newest: The newest version of TLS that the client speaks.
+        ciphers: Those it offers for TLS 1.2 and older; it would not offer TLS 1.1 at any other level than 0.
 
     Attributes:
         client, server: Both ends.
         refused: Why it did not come about, by the client's account; None if it did.
     """
 
-    def __init__(self, options, root, newest=TLS_1_3):
+    def __init__(self, options, root, newest=TLS_1_3, ciphers=b"DEFAULT:@SECLEVEL=0"):
         context = SSL.Context(SSL.TLS_CLIENT_METHOD)
         context.set_min_proto_version(min(newest, TLS_1_1))
         context.set_max_proto_version(newest)
-        context.set_cipher_list(b"DEFAULT:@SECLEVEL=0")  # else it would not offer TLS 1.1, whoever it talks to
+        context.set_cipher_list(ciphers)
         context.set_verify(SSL.VERIFY_PEER)
         context.get_cert_store().add_cert(X509.from_cryptography(root))
         self.client, self.server = SSL.Connection(context), options.serverConnectionForTLS(None)
@@ -131,12 +136,23 @@ class GoodTests(CertificateCase):
         both = [server.key_pem(), server.pem, between.pem]
         self.assert_shakes_hands(self.options(both, both), self.chain.root, [server, between])
 
+    def test_it_makes_connections_as_twisted_wants_them(self):
+        server, between = self.chain.server, self.chain.between
+        options = self.options([server.pem, between.pem], [server.key_pem()])
+        self.assertTrue(verifyObject(IOpenSSLServerConnectionCreator, options))
+        self.assertTrue(options._context.set_mode(0) & SSL.MODE_RELEASE_BUFFERS)
+        first, second = options.serverConnectionForTLS(None), options.serverConnectionForTLS(None)
+        self.assertIsNot(first, second)
+        self.assertIs(first.get_context(), second.get_context())
+
 
 class VersionTests(CertificateCase):
-    def shake_hands(self, newest):
+    def server_options(self):
         certificate = self.write("certificate", self.chain.server.pem, self.chain.between.pem)
-        options = ServerTLS(certificate, self.write("key", self.chain.server.key_pem()))
-        return Handshake(options, self.chain.root.certificate, newest)
+        return ServerTLS(certificate, self.write("key", self.chain.server.key_pem()))
+
+    def shake_hands(self, newest, ciphers=b"DEFAULT:@SECLEVEL=0"):
+        return Handshake(self.server_options(), self.chain.root.certificate, newest, ciphers)
 
     def test_tls_1_2_and_1_3_are_spoken(self):
         for newest, name in ((TLS_1_2, "TLSv1.2"), (TLS_1_3, "TLSv1.3")):
@@ -144,6 +160,56 @@ class VersionTests(CertificateCase):
             self.assertIsNone(handshake.refused)
             self.assertEqual(handshake.client.get_protocol_version_name(), name)
             self.assertEqual(handshake.cleartext(b"tick"), [b"tick", b"tick"])
+
+    def test_in_tls_1_2_it_speaks_no_cipher_without_forward_secrecy_and_authenticated_encryption(self):
+        agreed = set()
+        for kind in (None, rsa.generate_private_key(65537, 2048)):
+            self.chain.server = Certified(HOST, self.chain.between, key=kind)
+            for cipher in ssl.create_default_context().get_ciphers():
+                if cipher["protocol"] == "TLSv1.2":
+                    handshake = self.shake_hands(TLS_1_2, cipher["name"].encode())
+                    if handshake.refused is None:
+                        agreed.add(handshake.client.get_cipher_name())
+                        self.assertEqual(handshake.client.get_cipher_name(), cipher["name"])
+                    else:
+                        self.assertIn("handshake failure", handshake.refused)
+        names = {f"ECDHE-{kind}-{suite}" for kind in ("ECDSA", "RSA") for suite in SUITES}
+        self.assertEqual(agreed, names)
+
+    def test_a_client_may_not_negotiate_anew(self):
+        handshake = self.shake_hands(TLS_1_2)
+        self.assertTrue(handshake.client.renegotiate())
+        handshake.step(handshake.client, handshake.server)
+        with self.assertRaises(SSL.WantReadError):
+            handshake.server.recv(1)
+        handshake.step(handshake.server, handshake.client)
+        handshake.step(handshake.client, handshake.server)
+        self.assertEqual(handshake.refused, "no renegotiation")
+
+    def test_a_session_is_not_taken_up_again(self):
+        root = self.chain.root.pem.decode()
+        for newest in (ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3):
+            context = ssl.create_default_context(cadata=root)
+            context.maximum_version = newest
+            options, session = self.server_options(), None
+            for _ in range(2):
+                incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+                client = context.wrap_bio(incoming, outgoing, server_hostname=HOST, session=session)
+                server = options.serverConnectionForTLS(None)
+                server.set_accept_state()
+                for _ in range(3):
+                    with contextlib.suppress(ssl.SSLWantReadError):
+                        client.do_handshake()
+                        client.read()
+                    if data := outgoing.read():
+                        server.bio_write(data)
+                    with contextlib.suppress(SSL.WantReadError):
+                        server.do_handshake()
+                    with contextlib.suppress(SSL.WantReadError):
+                        incoming.write(server.bio_read(2**16))
+                self.assertFalse(client.session_reused)
+                session = client.session
+            self.assertIsNotNone(session)
 
     def test_tls_1_1_is_refused_for_its_version(self):
         self.assertIn("alert protocol version", self.shake_hands(TLS_1_1).refused)
@@ -219,8 +285,11 @@ class BadTests(CertificateCase):
             self.chain.between,
             Certified(HOST, key=rsa.generate_private_key(65537, 2048)),
             Certified(HOST, key=ed25519.Ed25519PrivateKey.generate()),
+            x25519.X25519PrivateKey.generate(),  # of a kind that signs nothing
+            dsa.generate_private_key(1024),
+            ec.generate_private_key(ec.SECP384R1()),
         ):
-            path = self.write("other", other.key_pem())
+            path = self.write("other", other.key_pem() if isinstance(other, Certified) else key_pem(other))
             self.assert_told(f"tls.private_key: FILE: does not belong to {self.certificate}", key=path)
 
     def test_a_chain_in_the_wrong_order_is_told_for_the_key_belongs_to_the_first(self):

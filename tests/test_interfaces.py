@@ -27,7 +27,7 @@ class ImplementersTests(SynchronousTestCase):
         self.assertTrue(verifyObject(IFeed, ClockFeed(self.clock.seconds)))
 
     def test_a_remote_mind_is_a_sink(self):
-        mind = RemoteMind(None, None, None, None, None, self.feeds, self.limits, self.tally, self.clock)
+        mind = RemoteMind(None, None, None, None, self.feeds, self.limits, self.tally, self.clock)
         self.assertTrue(verifyObject(ISink, mind))
 
     def test_an_avatar_is_a_session_and_a_perspective(self):

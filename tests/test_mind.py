@@ -21,6 +21,12 @@ BUFFER = 65536
 class Outlet:
     unsent = 0
 
+    def __init__(self):
+        self.written = []
+
+    def write(self, data):
+        self.written.append(data)
+
 
 class Connection:
     """Where a mind lives; it counts its requests from 41."""
@@ -46,14 +52,14 @@ class MindCase(SynchronousTestCase):
         self.clock, self.tally, self.limits = Clock(), Tally(), Limits(**limits)
         self.counts = self.tally.feed("time")
         self.feed = ClockFeed(self.now)
-        self.connection, self.outlet, self.written = Connection(), Outlet(), []
+        self.connection, self.outlet = Connection(), Outlet()
+        self.written = self.outlet.written
         self.template = PushTemplate(dialect, 7)
         self.reference = object()
         self.mind = RemoteMind(
             self.reference,
             self.connection,
             self.outlet,
-            self.written.append,
             self.template,
             FeedTable([self.feed]),
             self.limits,
@@ -206,6 +212,24 @@ class BufferTests(MindCase):
             self.clock.advance(1)
             self.mind.sweep()
         self.assertEqual(self.written, [])
+
+    def test_a_push_in_its_turn_pays_what_was_owed(self):
+        self.make()
+        self.push()
+        self.outlet.unsent = BUFFER + 1
+        self.push()
+        self.outlet.unsent = 0
+        self.push()
+        self.assertEqual((len(self.written), list(self.mind.window.owed)), (2, []))
+        self.mind.sweep()
+        self.mind.heard(error=False)
+        self.assertEqual(len(self.written), 2)
+
+    def test_a_push_of_one_feed_pays_nothing_of_another(self):
+        self.make()
+        self.mind.window.owe("load")
+        self.push()
+        self.assertEqual(list(self.mind.window.owed), ["load"])
 
 
 class AnswerTests(MindCase):
@@ -397,6 +421,6 @@ class AnyCourseOfEventsTests(MindCase):
             self.assertEqual(self.counts.pushes, len(self.written))
             self.assertEqual(self.counts.bytes, sum(map(len, self.written)))
             self.assertEqual(self.mind.awaited is None, self.mind.request is None)
-            if event == "push" and not wrote:
-                self.assertEqual(list(self.mind.window.owed), ["time"])
+            if event == "push" or wrote:  # what was written is the newest: nothing is owed then
+                self.assertEqual(list(self.mind.window.owed), [] if wrote else ["time"])
         self.assertGreaterEqual(self.counts.pushes + sum(self.counts.skipped.values()), tried)

@@ -10,6 +10,7 @@ from clockd.errors import InvalidPeriod, TooManyConnections, UnknownFeed
 from clockd.feeds import FeedTable
 from clockd.interfaces import ISession
 from clockd.realm import ClockRealm, Roster
+from clockd.schedule import Schedule
 from clockd.values import Limits
 
 
@@ -86,11 +87,11 @@ class RealmTests(SynchronousTestCase):
         self.assertRaises(TypeError, self.request, b"alice", object())
         self.request()
 
-    def test_a_realm_without_time_takes_no_place(self):
+    def test_a_realm_without_time_cannot_be_made(self):
         rig = self.rig
-        realm = ClockRealm(rig.roster, FeedTable([]), rig.clock, rig.limits, rig.tally)
-        self.assertRaises(UnknownFeed, realm.requestAvatar, b"alice", self.sink, pb.IPerspective)
-        self.request()
+        self.assertRaises(
+            UnknownFeed, ClockRealm, rig.roster, FeedTable([]), Schedule(rig.clock), rig.limits, rig.tally
+        )
 
 
 class AvatarTests(SynchronousTestCase):

@@ -79,7 +79,7 @@ class Member:
         self.during = during
         self.membership = schedule.join(period, self if key is None else key, self.call, self.failed)
 
-    def call(self):
+    def call(self, key):
         self.calls.append(Call(self.clock.seconds(), self.schedule.due, self.schedule.missed, self.clock.ran))
         if self.during:
             self.during()
@@ -572,6 +572,32 @@ class ChangingTests(ScheduleTestCase):
             self.assertEqual([moment - started for moment in member.moments], moments)
             member.leave()
 
+    def test_a_call_that_was_kept_counts_also_when_the_change_is_withdrawn_within_it(self):
+        member = self.join(4.0)
+        member.change(2.0)
+        self.clock.run(1.0)
+        member.change(1.0)
+        member.during = partial(member.change, 2.0)
+        self.clock.run(1.5)
+        member.during = None
+        member.change(3.0)
+        self.clock.run(4.5)
+        self.assertEqual(member.moments, [2.0, 4.0, 7.0])
+
+    def test_one_that_moved_to_a_late_phase_and_changes_again_keeps_its_call(self):
+        self.join(1.0)
+        for between in (partial(self.clock.advance, 0), int):
+            started = self.clock.seconds()
+            member = self.join(10.0)
+            self.clock.sleep(1.5)
+            member.change(1.0)
+            between()
+            member.change(0.75)
+            self.clock.run(1.5)
+            self.assertTrue(1.5 < member.moments[0] - started <= 2.25)
+            self.assertEqual(member.moments[1] - member.moments[0], 0.75)
+            member.leave()
+
     def test_who_leaves_with_a_change_to_come_is_forgotten(self):
         member, other = self.join_many(2)
         member.change(2.0)
@@ -750,7 +776,7 @@ class WithinACallTests(ScheduleTestCase):
             failures = []
             members = self.join_many(place)
             faulty = self.schedule.join(
-                1.0, "key", lambda: 1 / 0, lambda failures=failures: failures.append(sys.exception())
+                1.0, "key", lambda _: 1 / 0, lambda failures=failures: failures.append(sys.exception())
             )
             members += self.join_many(2 - place)
             self.clock.run(2.0)
@@ -763,7 +789,7 @@ class WithinACallTests(ScheduleTestCase):
     def test_one_who_leaves_and_raises_is_told_so_and_called_no_more(self):
         failures = []
 
-        def call():
+        def call(_key):
             membership.leave()
             raise ValueError
 
@@ -1069,12 +1095,14 @@ class Promise:
 
     Attributes:
         since: When that was.
+        made: When it last changed, or as above.
         latest: When it is called again at the latest.
         periods: That in force then, and those it changed to.
     """
 
     def __init__(self, now, period, unsettled=False):
         self.since = now
+        self.made = now
         self.latest = now + period
         self.periods = [period]
         self._changed = False
@@ -1084,9 +1112,15 @@ class Promise:
         """The first change after a call counts from now; those that follow it put nothing off."""
         if period == self.periods[-1]:
             return
+        self.made = now
         self.periods.append(period)
         self.latest = min(self.latest if self._changed else math.inf, now + period)
         self._changed = self._changed or not (self._unsettled and now == self.since)
+
+    def excuse(self, late, now):
+        """One that joined or changed while firings were late has no part in them."""
+        if self.made >= late:
+            self.latest = max(self.latest, now + max(self.periods))
 
     def renewed(self, now):
         return Promise(now, self.periods[-1], unsettled=len(self.periods) > 1)
@@ -1100,7 +1134,7 @@ class Watched(Member):
         self.promise = Promise(schedule.clock.seconds(), period)
         super().__init__(schedule, period, key)
 
-    def call(self):
+    def call(self, key):
         now, due, missed = self.clock.seconds(), self.schedule.due, self.schedule.missed
         promise = self.promise
         assert self.current
@@ -1132,6 +1166,7 @@ class Troupe:
         self.clock = CountingClock()
         self.schedule = Schedule(self.clock)
         self.members = []
+        self.slept = math.inf  # since when nothing ran that was due
 
     def some(self, first, count):
         first %= len(self.members) or 1
@@ -1157,15 +1192,20 @@ class Troupe:
         getattr(self, name)(*args)
 
     def run(self, seconds):
+        self.stall(0)
         self.clock.run(seconds)
         self.look()
 
     def stall(self, seconds):
         self.clock.advance(seconds)
+        for member in self.members:
+            member.promise.excuse(self.slept, self.clock.seconds())
+        self.slept = math.inf
         self.look()
 
     def sleep(self, seconds):
         self.clock.sleep(seconds)
+        self.slept = min(self.slept, self.clock.seconds())
 
     def look(self):
         assert all(member.is_served() for member in self.members)

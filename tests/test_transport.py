@@ -18,6 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.internet import tcp, unix
 from twisted.internet.address import IPv4Address, UNIXAddress
+from twisted.internet.epollreactor import EPollReactor
 from twisted.internet.error import ConnectionAborted, ConnectionDone, ConnectionLost
 from twisted.internet.interfaces import IReactorFDSet, ITCPTransport
 from twisted.internet.posixbase import _DisconnectSelectableMixin
@@ -106,11 +107,11 @@ class Recorders(Factory):
 class Pair:
     """A connection on one end of a socketpair, and the socket of its peer."""
 
-    def __init__(self, protocol, kind=TCPConnection, pair=socket.socketpair):
+    def __init__(self, protocol, kind=TCPConnection, pair=socket.socketpair, reactor=None):
         near, self.peer = pair()
         self.peer.setblocking(False)
         self.kernel = Kernel(fileno=near.detach())
-        self.reactor = Turning()
+        self.reactor = reactor or Turning()
         self.protocol = protocol
         self.connection = kind(self.kernel, protocol, ("192.0.2.7", 40000), None, 0, self.reactor)
         protocol.makeConnection(self.connection)
@@ -125,16 +126,26 @@ class Pair:
     def drain(self):
         """Let the reactor turn and the peer read until nothing is on its way; return what arrived."""
         found = b""
-        while True:
+        for _ in range(10_000):
             self.reactor.turn()
             data = self.arrived()
-            if not data and not self.connection.unsent:
+            if not data and not self.connection.outlet.unsent:
                 return found
             found += data
+        raise AssertionError("it does not drain")
 
     def close(self):
         self.peer.close()
         self.kernel.close()
+
+
+def fill(transport):
+    """Write until the kernel takes no more; return how many bytes that were."""
+    for number in range(1, 1000):
+        transport.write(bytes(65536))
+        if outlet(transport).unsent:
+            return number * 65536
+    raise AssertionError("the kernel takes everything")
 
 
 def tcp_pair():
@@ -164,38 +175,37 @@ class SendingTests(PairCase):
             ):
                 write(argument)
                 self.assertEqual(pair.arrived(), SOME)
-                self.assertEqual((pair.connection.unsent, pair.reactor.writers), (0, set()))
+                self.assertEqual((pair.connection.outlet.unsent, pair.reactor.writers), (0, set()))
 
     def test_writing_nothing_sends_nothing_and_leaves_nothing_waiting(self):
         pair = self.pair()
         pair.connection.write(b"")
         pair.connection.writeSequence([])
-        self.assertEqual((pair.arrived(), pair.connection.unsent, pair.reactor.writers), (b"", 0, set()))
+        self.assertEqual((pair.arrived(), pair.connection.outlet.unsent, pair.reactor.writers), (b"", 0, set()))
 
     def test_what_the_kernel_does_not_take_waits_for_the_reactor(self):
         for room, left in ((0, 256), (1, 255), (255, 1)):
             pair = self.pair()
             pair.kernel.room = room
             pair.connection.write(SOME)
-            self.assertEqual((pair.connection.unsent, pair.arrived()), (left, SOME[:room]))
+            self.assertEqual((pair.connection.outlet.unsent, pair.arrived()), (left, SOME[:room]))
             pair.reactor.turn()
-            self.assertEqual((pair.connection.unsent, pair.arrived()), (left, b""))
+            self.assertEqual((pair.connection.outlet.unsent, pair.arrived()), (left, b""))
             pair.kernel.room = sys.maxsize
             pair.reactor.turn()
-            self.assertEqual((pair.connection.unsent, pair.arrived()), (0, SOME[room:]))
+            self.assertEqual((pair.connection.outlet.unsent, pair.arrived()), (0, SOME[room:]))
             self.assertEqual(pair.reactor.writers, set())
 
     def test_a_full_kernel_takes_no_more_until_the_peer_reads(self):
         for kind in (tcp_pair, socket.socketpair):
             pair = self.pair(pair=kind)
-            while not pair.connection.unsent:
-                pair.connection.write(bytes(65536))
-            before = pair.connection.unsent
+            fill(pair.connection)
+            before = pair.connection.outlet.unsent
             pair.connection.write(bytes(65536))
-            self.assertEqual(pair.connection.unsent, before + 65536)
-            written = pair.kernel.taken + pair.connection.unsent
+            self.assertEqual(pair.connection.outlet.unsent, before + 65536)
+            written = pair.kernel.taken + pair.connection.outlet.unsent
             self.assertEqual(len(pair.drain()), written)
-            self.assertEqual(pair.connection.unsent, 0)
+            self.assertEqual(pair.connection.outlet.unsent, 0)
 
     def test_nothing_overtakes_what_is_waiting(self):
         pair = self.pair()
@@ -203,7 +213,7 @@ class SendingTests(PairCase):
         pair.connection.write(SOME)
         pair.kernel.room = sys.maxsize
         pair.connection.write(b"behind")
-        self.assertEqual((pair.arrived(), pair.connection.unsent), (SOME[:10], 252))
+        self.assertEqual((pair.arrived(), pair.connection.outlet.unsent), (SOME[:10], 252))
         self.assertEqual(pair.drain(), SOME[10:] + b"behind")
         pair.connection.write(b"at once again")
         self.assertEqual(pair.arrived(), b"at once again")
@@ -240,12 +250,12 @@ class SendingTests(PairCase):
                     arrived += pair.arrived(number)
                 else:
                     pair.reactor.turn()
-                self.assertEqual(connection.unsent, written - pair.kernel.taken)
-                self.assertEqual(connection in pair.reactor.writers, connection.unsent > 0)
+                self.assertEqual(connection.outlet.unsent, written - pair.kernel.taken)
+                self.assertEqual(connection in pair.reactor.writers, connection.outlet.unsent > 0)
             pair.kernel.room = sys.maxsize
             arrived += pair.drain()
             self.assertEqual((arrived == STREAM[:written], len(arrived)), (True, written))
-            self.assertEqual((connection.unsent, pair.reactor.writers), (0, set()))
+            self.assertEqual((connection.outlet.unsent, pair.reactor.writers), (0, set()))
         finally:
             pair.close()
 
@@ -254,6 +264,40 @@ class SendingTests(PairCase):
         pair.peer.send(SOME)
         pair.reactor.turn()
         self.assertEqual(pair.protocol.received, SOME)
+
+
+class RealReactorTests(SynchronousTestCase):
+    """Twisted's own reactor finds what waits; it turns when the test says so, and is never installed."""
+
+    def setUp(self):
+        self.reactor = EPollReactor()
+        self.addCleanup(self.reactor._poller.close)
+        self.addCleanup(self.reactor.waker.connectionLost, None)
+
+    def test_what_waits_is_sent_when_the_peer_has_read(self):
+        for sockets in (tcp_pair, socket.socketpair):
+            pair = Pair(Recorder(), pair=sockets, reactor=self.reactor)
+            self.addCleanup(pair.close)
+            written, arrived = fill(pair.connection), 0
+            for _ in range(10_000):
+                arrived += len(pair.arrived())
+                self.reactor.doIteration(0)
+                if arrived == written:
+                    break
+            self.assertEqual((pair.connection.outlet.unsent, self.reactor.getWriters()), (0, []))
+            pair.connection.loseConnection()
+            self.reactor.doIteration(0)
+            self.assertIs(pair.protocol.ended, ConnectionDone)
+
+    def test_a_peer_that_has_gone_is_noticed(self):
+        pair = Pair(Recorder(), reactor=self.reactor)
+        self.addCleanup(pair.close)
+        pair.peer.close()
+        pair.connection.write(SOME)
+        self.assertIsNone(pair.protocol.ended)
+        self.reactor.doIteration(0)
+        self.assertTrue(issubclass(pair.protocol.ended, (ConnectionLost, ConnectionDone)))
+        pair.connection.write(SOME)
 
 
 class EndingTests(PairCase):
@@ -283,7 +327,7 @@ class EndingTests(PairCase):
             pair = self.pair()
             pair.kernel.breaks = OSError(number, "broken")
             pair.connection.write(SOME)
-            self.assertEqual(pair.connection.unsent, 256)
+            self.assertEqual(pair.connection.outlet.unsent, 256)
             self.assertIsNone(pair.protocol.ended)
             pair.reactor.turn()
             passes = number in (errno.ENOBUFS, errno.EAGAIN)
@@ -300,13 +344,13 @@ class EndingTests(PairCase):
             pair.kernel.room = sys.maxsize
             self.assertEqual(pair.drain()[:256], SOME)
             self.assertIs(pair.protocol.ended, ConnectionDone)
-            self.assertEqual(pair.connection.unsent, 0)
+            self.assertEqual(pair.connection.outlet.unsent, 0)
 
     def test_once_it_is_closing_twisted_alone_sends(self):
         pair = self.pair()
         pair.connection.loseConnection()
         pair.connection.write(SOME)
-        self.assertEqual((pair.arrived(), pair.connection.unsent), (b"", 256))
+        self.assertEqual((pair.arrived(), pair.connection.outlet.unsent), (b"", 256))
         self.assertEqual(pair.drain(), SOME)
         self.assertIs(pair.protocol.ended, ConnectionDone)
 
@@ -325,6 +369,15 @@ class EndingTests(PairCase):
                 pair.connection.writeSequence([SOME])
                 pair.reactor.turn()
                 self.assertEqual((pair.kernel.taken, pair.reactor.writers), (taken, set()))
+
+    def test_after_a_peer_has_left_in_order_writing_does_nothing(self):
+        pair = self.pair()
+        pair.peer.close()
+        pair.reactor.turn()
+        self.assertIs(pair.protocol.ended, ConnectionDone)
+        pair.connection.write(SOME)
+        pair.connection.writeSequence([SOME])
+        self.assertEqual((pair.kernel.taken, pair.connection.outlet.unsent, pair.reactor.writers), (0, 0, set()))
 
     def test_after_an_abort_nothing_that_waited_is_sent_any_more(self):
         pair = self.pair()
@@ -350,7 +403,7 @@ class EndingTests(PairCase):
         pair.reactor.turn()
         pair.connection.write(SOME)
         pair.reactor.turn()
-        self.assertEqual((pair.arrived(), pair.connection.unsent, pair.protocol.ended), (b"", 0, None))
+        self.assertEqual((pair.arrived(), pair.connection.outlet.unsent, pair.protocol.ended), (b"", 0, None))
 
     def test_a_producer_is_paused_and_resumed_as_ever(self):
         pair, calls = self.pair(), []
@@ -366,7 +419,7 @@ class EndingTests(PairCase):
         self.assertEqual(calls, ["pause"])
         pair.kernel.room = sys.maxsize
         self.assertEqual(len(pair.drain()), 256 + 2**17 + 4)
-        self.assertEqual((calls, pair.connection.unsent), (["pause", "resume"], 0))
+        self.assertEqual((calls, pair.connection.outlet.unsent), (["pause", "resume"], 0))
 
 
 class PortCase(SynchronousTestCase):
@@ -486,7 +539,7 @@ class OutletTests(SynchronousTestCase):
     def test_it_is_the_connection_itself_where_nothing_is_wrapped(self):
         pair = Pair(Recorder())
         self.addCleanup(pair.close)
-        self.assertIs(outlet(pair.connection), pair.connection)
+        self.assertIs(outlet(pair.connection), pair.connection.outlet)
 
     def test_it_is_found_through_all_that_is_wrapped_around_it(self):
         class Inner(Recorder):
@@ -508,15 +561,16 @@ class OutletTests(SynchronousTestCase):
             self.addCleanup(pair.close)
             while isinstance(protocol, ProtocolWrapper):
                 protocol = protocol.wrappedProtocol
-            self.assertIs(protocol.found, pair.connection)  # known as soon as the connection is made
-            self.assertIs(outlet(protocol.transport), pair.connection)
+            for found in (protocol.found, outlet(protocol.transport)):  # known as soon as the connection is made
+                pair.connection.outlet.unsent = unsent = id(found)
+                self.assertEqual((found.unsent, found.write), (unsent, protocol.transport.write))
 
     def test_of_a_transport_that_does_not_say_nothing_is_unsent(self):
         pair = Pair(Recorder(), tcp.Server)
         self.addCleanup(pair.close)
         wrapper = WrappingFactory(Factory.forProtocol(Recorder)).buildProtocol(None)
         wrapper.makeConnection(StringTransport())
-        for transport in (StringTransport(), pair.connection, wrapper, None):
+        for transport in (StringTransport(), pair.connection, wrapper):
             self.assertEqual(outlet(transport).unsent, 0)
 
 
@@ -568,23 +622,21 @@ class TLSTests(PortCase):
     def test_what_the_kernel_has_not_taken_is_known_below_it(self):
         peer, tls, incoming, protocol = self.enter()
         connection = outlet(protocol.transport)
-        written = 0
-        while not connection.unsent:
-            protocol.transport.write(bytes(30_000))
-            written += 30_000
+        written = fill(protocol.transport)
         before = connection.unsent
         protocol.transport.write(SOME)
         self.assertGreater(connection.unsent, before + 256)  # a record has a head and a seal
         self.assertLess(connection.unsent, before + 256 + 64)
         arrived = b""
-        while len(arrived) < written + 256:
+        for _ in range(10_000):
             self.reactor.turn()
             incoming.write(received(peer))
             try:
                 while True:
                     arrived += tls.read(2**16)
             except ssl.SSLWantReadError:
-                pass
+                if len(arrived) >= written + 256:
+                    break
         self.assertEqual((connection.unsent, arrived), (0, bytes(written) + SOME))
 
     def test_writing_before_the_handshake_waits_for_it(self):
@@ -642,7 +694,7 @@ class TLSTests(PortCase):
         *_, protocol = self.enter()
         self.assertTrue(ITCPTransport.providedBy(protocol.transport))  # the broker asks this
         protocol.transport.setTcpNoDelay(True)
-        self.assertTrue(outlet(protocol.transport).getTcpNoDelay())
+        self.assertTrue(protocol.transport.getTcpNoDelay())
 
 
 class Early(Factory):
