@@ -1100,30 +1100,33 @@ class Promise:
         periods: That in force then, and those it changed to.
     """
 
-    def __init__(self, now, period, unsettled=False):
+    def __init__(self, now, period):
         self.since = now
         self.made = now
         self.latest = now + period
         self.periods = [period]
         self._changed = False
-        self._unsettled = unsettled  # a change was to follow the call; what is asked now may just withdraw it
 
-    def change(self, now, period):
-        """The first change after a call counts from now; those that follow it put nothing off."""
+    def change(self, now, period, late):
+        """The first change after a call counts from now; those that follow it put nothing off.
+
+        The first after one to a cohort whose firing was late counts from now too.
+        """
         if period == self.periods[-1]:
             return
         self.made = now
         self.periods.append(period)
         self.latest = min(self.latest if self._changed else math.inf, now + period)
-        self._changed = self._changed or not (self._unsettled and now == self.since)
+        self._changed = self._changed or not late
 
     def excuse(self, late, now):
         """One that joined or changed while firings were late has no part in them."""
         if self.made >= late:
             self.latest = max(self.latest, now + max(self.periods))
+            self._changed = False
 
     def renewed(self, now):
-        return Promise(now, self.periods[-1], unsettled=len(self.periods) > 1)
+        return Promise(now, self.periods[-1])
 
 
 class Watched(Member):
@@ -1151,8 +1154,10 @@ class Watched(Member):
         super().leave()
 
     def change(self, period):
-        self.promise.change(self.clock.seconds(), period)
         super().change(period)
+        now = self.clock.seconds()
+        if self.current:
+            self.promise.change(now, period, late=self.membership.phase.due <= now)
 
     def is_served(self):
         """Tell whether all calls that were due by now have been made."""
@@ -1314,6 +1319,15 @@ class ScheduledTimerTests(SynchronousTestCase):
         self.clock.advance(0.01)
         self.assertEqual(self.calls, [(1.0, ("a",), {"b": "b"})])
 
+    def test_the_call_gets_its_arguments_whether_or_not_they_are_the_key(self):
+        key, other = object(), object()
+        for args, kwargs in (((), {}), ((key,), {}), ((other,), {}), ((key, other), {}), ((key,), {"b": "b"})):
+            timer = ScheduledTimer(self.schedule, key, 1.0, self.call, *args, **kwargs)
+            timer.startService()
+            self.clock.run(1.0)
+            self.assertEqual(self.calls.pop()[1:], (args, kwargs))
+            timer.stopService()
+
     def test_beside_others_the_first_call_comes_with_theirs(self):
         ScheduledTimer(self.schedule, "other", 1.0, int).startService()
         self.clock.advance(0.75)
@@ -1473,7 +1487,7 @@ class ChangesTests(SynchronousTestCase):
 
     def change(self, step):
         self.changed = self.clock.seconds()
-        self.promise.change(self.changed, step)
+        self.promise.change(self.changed, step, late=self.changed == self.promise.since)
         self.timer.step = step
 
     def test_repeated_changes_to_a_step_that_is_past_do_not_starve_it(self):

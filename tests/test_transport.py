@@ -24,6 +24,7 @@ from twisted.internet.interfaces import IReactorFDSet, ITCPTransport
 from twisted.internet.posixbase import _DisconnectSelectableMixin
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.testing import MemoryReactorClock, StringTransport
+from twisted.logger import Logger
 from twisted.protocols.haproxy._wrapper import HAProxyWrappingFactory
 from twisted.protocols.policies import ProtocolWrapper, WrappingFactory
 from twisted.trial.unittest import SynchronousTestCase
@@ -48,7 +49,11 @@ class Turning(_DisconnectSelectableMixin, MemoryReactorClock):
         self.advance(0)
 
     def _do(self, selectable, do, *, is_read):
-        why = do()
+        try:
+            why = do()
+        except Exception as error:  # noqa: BLE001  # as Twisted does
+            Logger().failure("a selectable's fault")
+            why = error
         if why:
             self._disconnectSelectable(selectable, why, is_read)
 
@@ -114,7 +119,12 @@ class Pair:
         self.reactor = reactor or Turning()
         self.protocol = protocol
         self.connection = kind(self.kernel, protocol, ("192.0.2.7", 40000), None, 0, self.reactor)
+        self.connection.repstr = "a connection of a pair"
         protocol.makeConnection(self.connection)
+
+    @property
+    def unsent(self):
+        return self.connection.outlet.unsent
 
     def arrived(self, number=2**20):
         """Return what the peer's kernel has for it, without waiting."""
@@ -129,7 +139,7 @@ class Pair:
         for _ in range(10_000):
             self.reactor.turn()
             data = self.arrived()
-            if not data and not self.connection.outlet.unsent:
+            if not data and not self.unsent:
                 return found
             found += data
         raise AssertionError("it does not drain")
@@ -170,42 +180,43 @@ class SendingTests(PairCase):
             pair = self.pair(kind, sockets)
             for write, argument in (
                 (pair.connection.write, SOME),
+                (pair.connection.outlet.write, SOME),
                 (pair.connection.writeSequence, [SOME[:100], b"", SOME[100:]]),
                 (pair.connection.writeSequence, iter([SOME])),
             ):
                 write(argument)
                 self.assertEqual(pair.arrived(), SOME)
-                self.assertEqual((pair.connection.outlet.unsent, pair.reactor.writers), (0, set()))
+                self.assertEqual((pair.unsent, pair.reactor.writers), (0, set()))
 
     def test_writing_nothing_sends_nothing_and_leaves_nothing_waiting(self):
         pair = self.pair()
         pair.connection.write(b"")
         pair.connection.writeSequence([])
-        self.assertEqual((pair.arrived(), pair.connection.outlet.unsent, pair.reactor.writers), (b"", 0, set()))
+        self.assertEqual((pair.arrived(), pair.unsent, pair.reactor.writers), (b"", 0, set()))
 
     def test_what_the_kernel_does_not_take_waits_for_the_reactor(self):
         for room, left in ((0, 256), (1, 255), (255, 1)):
             pair = self.pair()
             pair.kernel.room = room
             pair.connection.write(SOME)
-            self.assertEqual((pair.connection.outlet.unsent, pair.arrived()), (left, SOME[:room]))
+            self.assertEqual((pair.unsent, pair.arrived()), (left, SOME[:room]))
             pair.reactor.turn()
-            self.assertEqual((pair.connection.outlet.unsent, pair.arrived()), (left, b""))
+            self.assertEqual((pair.unsent, pair.arrived()), (left, b""))
             pair.kernel.room = sys.maxsize
             pair.reactor.turn()
-            self.assertEqual((pair.connection.outlet.unsent, pair.arrived()), (0, SOME[room:]))
+            self.assertEqual((pair.unsent, pair.arrived()), (0, SOME[room:]))
             self.assertEqual(pair.reactor.writers, set())
 
     def test_a_full_kernel_takes_no_more_until_the_peer_reads(self):
         for kind in (tcp_pair, socket.socketpair):
             pair = self.pair(pair=kind)
             fill(pair.connection)
-            before = pair.connection.outlet.unsent
+            before = pair.unsent
             pair.connection.write(bytes(65536))
-            self.assertEqual(pair.connection.outlet.unsent, before + 65536)
-            written = pair.kernel.taken + pair.connection.outlet.unsent
+            self.assertEqual(pair.unsent, before + 65536)
+            written = pair.kernel.taken + pair.unsent
             self.assertEqual(len(pair.drain()), written)
-            self.assertEqual(pair.connection.outlet.unsent, 0)
+            self.assertEqual(pair.unsent, 0)
 
     def test_nothing_overtakes_what_is_waiting(self):
         pair = self.pair()
@@ -213,7 +224,7 @@ class SendingTests(PairCase):
         pair.connection.write(SOME)
         pair.kernel.room = sys.maxsize
         pair.connection.write(b"behind")
-        self.assertEqual((pair.arrived(), pair.connection.outlet.unsent), (SOME[:10], 252))
+        self.assertEqual((pair.arrived(), pair.unsent), (SOME[:10], 252))
         self.assertEqual(pair.drain(), SOME[10:] + b"behind")
         pair.connection.write(b"at once again")
         self.assertEqual(pair.arrived(), b"at once again")
@@ -223,7 +234,9 @@ class SendingTests(PairCase):
         st.sampled_from([TCPConnection, UNIXConnection]),
         st.lists(
             st.one_of(
-                st.tuples(st.just("write"), st.one_of(st.integers(0, 300), st.integers(0, 300_000))),
+                st.tuples(
+                    st.sampled_from(["write", "outlet"]), st.one_of(st.integers(0, 300), st.integers(0, 300_000))
+                ),
                 st.tuples(st.just("sequence"), st.integers(0, 3000)),
                 st.tuples(st.just("room"), st.one_of(st.just(0), st.integers(0, 500), st.integers(0, 400_000))),
                 st.tuples(st.just("read"), st.one_of(st.integers(1, 500), st.integers(1, 400_000))),
@@ -241,6 +254,9 @@ class SendingTests(PairCase):
                 if event == "write":
                     connection.write(data)
                     written += len(data)
+                elif event == "outlet":
+                    connection.outlet.write(data)
+                    written += len(data)
                 elif event == "sequence":
                     connection.writeSequence([data[: number // 3], data[number // 3 :]])
                     written += len(data)
@@ -250,12 +266,12 @@ class SendingTests(PairCase):
                     arrived += pair.arrived(number)
                 else:
                     pair.reactor.turn()
-                self.assertEqual(connection.outlet.unsent, written - pair.kernel.taken)
-                self.assertEqual(connection in pair.reactor.writers, connection.outlet.unsent > 0)
+                self.assertEqual(pair.unsent, written - pair.kernel.taken)
+                self.assertEqual(connection in pair.reactor.writers, pair.unsent > 0)
             pair.kernel.room = sys.maxsize
             arrived += pair.drain()
             self.assertEqual((arrived == STREAM[:written], len(arrived)), (True, written))
-            self.assertEqual((connection.outlet.unsent, pair.reactor.writers), (0, set()))
+            self.assertEqual((pair.unsent, pair.reactor.writers), (0, set()))
         finally:
             pair.close()
 
@@ -284,7 +300,7 @@ class RealReactorTests(SynchronousTestCase):
                 self.reactor.doIteration(0)
                 if arrived == written:
                     break
-            self.assertEqual((pair.connection.outlet.unsent, self.reactor.getWriters()), (0, []))
+            self.assertEqual((pair.unsent, self.reactor.getWriters()), (0, []))
             pair.connection.loseConnection()
             self.reactor.doIteration(0)
             self.assertIs(pair.protocol.ended, ConnectionDone)
@@ -320,6 +336,7 @@ class EndingTests(PairCase):
                 self.assertIs(pair.protocol.ended, ConnectionLost)
                 pair.connection.write(SOME)
                 pair.connection.writeSequence([SOME])
+                pair.connection.outlet.write(SOME)
                 self.assertEqual((pair.reactor.writers, pair.reactor.readers), (set(), set()))
 
     def test_no_error_of_the_kernel_is_raised_where_one_writes(self):
@@ -327,7 +344,7 @@ class EndingTests(PairCase):
             pair = self.pair()
             pair.kernel.breaks = OSError(number, "broken")
             pair.connection.write(SOME)
-            self.assertEqual(pair.connection.outlet.unsent, 256)
+            self.assertEqual(pair.unsent, 256)
             self.assertIsNone(pair.protocol.ended)
             pair.reactor.turn()
             passes = number in (errno.ENOBUFS, errno.EAGAIN)
@@ -344,13 +361,13 @@ class EndingTests(PairCase):
             pair.kernel.room = sys.maxsize
             self.assertEqual(pair.drain()[:256], SOME)
             self.assertIs(pair.protocol.ended, ConnectionDone)
-            self.assertEqual(pair.connection.outlet.unsent, 0)
+            self.assertEqual(pair.unsent, 0)
 
     def test_once_it_is_closing_twisted_alone_sends(self):
         pair = self.pair()
         pair.connection.loseConnection()
         pair.connection.write(SOME)
-        self.assertEqual((pair.arrived(), pair.connection.outlet.unsent), (b"", 256))
+        self.assertEqual((pair.arrived(), pair.unsent), (b"", 256))
         self.assertEqual(pair.drain(), SOME)
         self.assertIs(pair.protocol.ended, ConnectionDone)
 
@@ -367,6 +384,7 @@ class EndingTests(PairCase):
                 taken = pair.kernel.taken
                 pair.connection.write(SOME)
                 pair.connection.writeSequence([SOME])
+                pair.connection.outlet.write(SOME)
                 pair.reactor.turn()
                 self.assertEqual((pair.kernel.taken, pair.reactor.writers), (taken, set()))
 
@@ -377,7 +395,8 @@ class EndingTests(PairCase):
         self.assertIs(pair.protocol.ended, ConnectionDone)
         pair.connection.write(SOME)
         pair.connection.writeSequence([SOME])
-        self.assertEqual((pair.kernel.taken, pair.connection.outlet.unsent, pair.reactor.writers), (0, 0, set()))
+        pair.connection.outlet.write(SOME)
+        self.assertEqual((pair.kernel.taken, pair.unsent, pair.reactor.writers), (0, 0, set()))
 
     def test_after_an_abort_nothing_that_waited_is_sent_any_more(self):
         pair = self.pair()
@@ -392,10 +411,40 @@ class EndingTests(PairCase):
     def test_after_an_abort_nothing_new_is_sent_either(self):
         pair = self.pair()
         pair.connection.abortConnection()
-        pair.connection.write(SOME)
+        for data in (b"", SOME, b"", SOME):
+            pair.connection.write(data)
+            pair.connection.outlet.write(data)
         self.assertEqual(pair.kernel.taken, 0)
         pair.reactor.turn()
         self.assertIs(pair.protocol.ended, ConnectionAborted)
+
+    def test_a_connection_is_lost_once_though_twisted_says_it_twice(self):
+        class Faulty(Recorder):
+            def dataReceived(self, data):
+                self.transport.abortConnection()
+                raise ZeroDivisionError
+
+        pair = Pair(Faulty())
+        self.addCleanup(pair.close)
+        pair.peer.send(SOME)
+        pair.reactor.turn()
+        pair.reactor.turn()
+        self.assertIs(pair.protocol.ended, ZeroDivisionError)
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+
+    def test_one_that_is_lost_is_freed_without_the_collector_though_its_outlet_is_held(self):
+        gc.disable()
+        self.addCleanup(gc.enable)
+        for waiting in (False, True):
+            pair = self.pair()
+            pair.kernel.room = 0 if waiting else sys.maxsize
+            out, freed = pair.connection.outlet, weakref.ref(pair.connection)
+            out.write(SOME)
+            pair.connection.abortConnection()
+            pair.reactor.turn()
+            pair.connection = pair.protocol.transport = None
+            self.assertIsNone(freed())
+            out.write(SOME)
 
     def test_a_write_with_its_writing_half_closed_is_nothing(self):
         pair = self.pair()
@@ -403,7 +452,7 @@ class EndingTests(PairCase):
         pair.reactor.turn()
         pair.connection.write(SOME)
         pair.reactor.turn()
-        self.assertEqual((pair.arrived(), pair.connection.outlet.unsent, pair.protocol.ended), (b"", 0, None))
+        self.assertEqual((pair.arrived(), pair.unsent, pair.protocol.ended), (b"", 0, None))
 
     def test_a_producer_is_paused_and_resumed_as_ever(self):
         pair, calls = self.pair(), []
@@ -419,7 +468,7 @@ class EndingTests(PairCase):
         self.assertEqual(calls, ["pause"])
         pair.kernel.room = sys.maxsize
         self.assertEqual(len(pair.drain()), 256 + 2**17 + 4)
-        self.assertEqual((calls, pair.connection.outlet.unsent), (["pause", "resume"], 0))
+        self.assertEqual((calls, pair.unsent), (["pause", "resume"], 0))
 
 
 class PortCase(SynchronousTestCase):
@@ -536,12 +585,13 @@ class PortTests(PortCase):
 
 
 class OutletTests(SynchronousTestCase):
-    def test_it_is_the_connection_itself_where_nothing_is_wrapped(self):
-        pair = Pair(Recorder())
-        self.addCleanup(pair.close)
-        self.assertIs(outlet(pair.connection), pair.connection.outlet)
+    def test_it_is_the_connection_s_own_where_nothing_is_wrapped(self):
+        for kind in (TCPConnection, UNIXConnection):
+            pair = Pair(Recorder(), kind)
+            self.addCleanup(pair.close)
+            self.assertIs(outlet(pair.connection), pair.connection.outlet)
 
-    def test_it_is_found_through_all_that_is_wrapped_around_it(self):
+    def test_through_all_that_is_wrapped_around_it_the_lowest_tells_what_is_unsent(self):
         class Inner(Recorder):
             found = None
 
@@ -561,17 +611,37 @@ class OutletTests(SynchronousTestCase):
             self.addCleanup(pair.close)
             while isinstance(protocol, ProtocolWrapper):
                 protocol = protocol.wrappedProtocol
-            for found in (protocol.found, outlet(protocol.transport)):  # known as soon as the connection is made
-                pair.connection.outlet.unsent = unsent = id(found)
-                self.assertEqual((found.unsent, found.write), (unsent, protocol.transport.write))
+            self.assertEqual(protocol.found.unsent, 0)  # known as soon as the connection is made
+            self.assertEqual(outlet(protocol.transport).write, protocol.transport.write)
+            pair.kernel.room = 100
+            pair.connection.write(SOME)
+            self.assertEqual((protocol.found.unsent, outlet(protocol.transport).unsent), (156, 156))
 
-    def test_of_a_transport_that_does_not_say_nothing_is_unsent(self):
+    def test_what_is_written_to_it_goes_through_what_is_wrapped_around(self):
+        class Doubled(ProtocolWrapper):
+            def write(self, data):
+                super().write(data * 2)
+
+        factory = WrappingFactory(Factory.forProtocol(Recorder))
+        factory.protocol = Doubled
+        protocol = factory.buildProtocol(None)
+        pair = Pair(protocol)
+        self.addCleanup(pair.close)
+        outlet(protocol.wrappedProtocol.transport).write(b"tick")
+        self.assertEqual(pair.arrived(), b"ticktick")
+
+    def test_of_a_transport_that_does_not_say_nothing_is_unsent_and_it_takes_what_is_written(self):
         pair = Pair(Recorder(), tcp.Server)
         self.addCleanup(pair.close)
+        wrapped = StringTransport()
         wrapper = WrappingFactory(Factory.forProtocol(Recorder)).buildProtocol(None)
-        wrapper.makeConnection(StringTransport())
-        for transport in (StringTransport(), pair.connection, wrapper):
-            self.assertEqual(outlet(transport).unsent, 0)
+        wrapper.makeConnection(wrapped)
+        transport = StringTransport()
+        for out in map(outlet, (transport, wrapper.wrappedProtocol.transport, pair.connection)):
+            out.write(SOME)
+            self.assertEqual(out.unsent, 0)
+        pair.reactor.turn()
+        self.assertEqual((transport.value(), wrapped.value(), pair.arrived()), (SOME, SOME, SOME))
 
 
 class TLSTests(PortCase):
