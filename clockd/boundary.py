@@ -6,6 +6,8 @@ fault: it is logged once and the peer is told nothing of it.
 
 import inspect
 from collections.abc import Callable
+from functools import lru_cache
+from types import MethodType
 from typing import Any, cast
 
 from twisted.internet.defer import Deferred
@@ -93,11 +95,15 @@ def _is_plain(jelly: Any) -> bool:
     return False
 
 
+_signature = lru_cache(inspect.signature)  # of methods, with their `self`
+
+
 def _check_signature(
     message: str, method: Callable[..., object], arguments: tuple[object, ...], keywords: dict[str, object]
 ) -> None:
-    signature = inspect.signature(method)
+    signature = _signature(cast("MethodType", method).__func__)
     try:
-        signature.bind(*arguments, **keywords)
+        signature.bind(None, *arguments, **keywords)
     except TypeError as error:
-        raise InvalidValue(f"{message} takes ({', '.join(signature.parameters)})") from error
+        _, *names = signature.parameters
+        raise InvalidValue(f"{message} takes ({', '.join(names)})") from error

@@ -5,8 +5,10 @@ in the log.
 """
 
 import os
+from collections import OrderedDict
 from collections.abc import Callable
 from functools import lru_cache
+from itertools import takewhile
 from typing import Any, cast
 from weakref import WeakSet
 
@@ -47,8 +49,11 @@ UNSENT_BEFORE_LOGIN = 4096
 TEMPLATES = 256
 """As many push templates are kept for others; stock clients' minds have ids from 1 on."""
 
-PARTS = 5
-"""The connections are swept in as many parts: two thousand of ten thousand hold the reactor for about 1 ms."""
+SWEEPS = 10
+"""Sweeps a second."""
+
+SWEPT = 64
+"""So many clients, and one in so many of those that are connected, are probed or ended in one sweep, at 20 µs each."""
 
 
 class LoginRoot:
@@ -133,6 +138,7 @@ class ClockBroker(pb.Broker):
                 True
             )  # else a push waits up to 40 ms for the peer's delayed ACK of the last one
         self._outlet = outlet(self.transport)
+        self._outlet.count_in(factory.tally)
         self._address = printable_address(self.transport.getPeer())
         self.login = new_login(
             Login(factory.portal, pb.IPerspective, self._address, factory.tally, self._do_soon, self._close)
@@ -186,19 +192,14 @@ class ClockBroker(pb.Broker):
         self._ended_for = self._ended_for or reason
         self.transport.abortConnection()
 
-    def sweep(self) -> int:
-        """Look after the client, if it has logged in.
-
-        Returns:
-            Bytes that the kernel has not taken yet.
-        """
-        if self.mind is not None:
-            self.mind.sweep()
-        return self._outlet.unsent
-
     def new_request(self) -> int:
         """Return a number for a request that wants an answer."""
+        self.factory.questioned(self)
         return cast("int", self.newRequestID())
+
+    def owe(self) -> None:
+        """Note that a push was skipped because too much is unsent."""
+        self.factory.owing.add(self)
 
     def probe(self, request: int) -> None:
         """Send a call that every client answers, with an error."""
@@ -314,6 +315,8 @@ class ClockServerFactory(pb.PBServerFactory):
         offers_anonymous: Whether one may log in without proof.
 
     Attributes:
+        connections: All there are.
+        owing: Those whose clients missed a push because too much was unsent.
         template: Returns the `PushTemplate` of a dialect and a mind's id.
         ended: Connections that have ended and are still in memory; one leaves by itself when it is freed.
     """
@@ -338,9 +341,9 @@ class ClockServerFactory(pb.PBServerFactory):
         self.clock = clock
         self.template = lru_cache(TEMPLATES)(PushTemplate)
         self._offers_anonymous = offers_anonymous
-        self._parts: tuple[set[ClockBroker], ...] = tuple(set() for _ in range(PARTS))
-        self._unsent = [0] * PARTS
-        self._turn = 0
+        self.connections: set[ClockBroker] = set()
+        self.owing: set[ClockBroker] = set()
+        self._questioned: OrderedDict[ClockBroker, None] = OrderedDict()  # who was asked least recently is first
         self.ended: WeakSet[ClockBroker] = WeakSet()
 
     def rootObject(self, broker: ClockBroker) -> Boundary:
@@ -349,19 +352,21 @@ class ClockServerFactory(pb.PBServerFactory):
 
     def opened(self, broker: ClockBroker) -> None:
         """Count a connection that was made."""
-        self._parts[self.tally.opened % PARTS].add(broker)
+        self.connections.add(broker)
         self.tally.opened += 1
         self.tally.pending += 1
 
     def authenticated(self, broker: ClockBroker) -> None:
         """Count a connection that has logged in."""
+        self.questioned(broker)
         self.tally.pending -= 1
         self.tally.authenticated += 1
 
     def closed(self, broker: ClockBroker, reason: str) -> None:
         """Count a connection that has ended, for one of `CLOSE_REASONS`."""
-        for part in self._parts:
-            part.discard(broker)
+        self.connections.discard(broker)
+        self.owing.discard(broker)
+        self._questioned.pop(broker, None)
         self.ended.add(broker)
         self.tally.closed[reason] += 1
         if broker.mind is None:
@@ -369,20 +374,26 @@ class ClockServerFactory(pb.PBServerFactory):
         else:
             self.tally.authenticated -= 1
 
+    def questioned(self, broker: ClockBroker) -> None:
+        """Note that a client was asked something."""
+        self._questioned[broker] = None
+        self._questioned.move_to_end(broker)
+
     def sweep(self) -> None:
-        """Look after one part of the connections; to be called `PARTS` times a second."""
-        self._turn = (self._turn + 1) % PARTS
-        self._unsent[self._turn] = sum(broker.sweep() for broker in list(self._parts[self._turn]))
-        self.tally.unsent = sum(self._unsent)
+        """Look after those of whom nothing was asked for long, and those who are owed; called `SWEEPS` a second."""
+        quiet = list(takewhile(lambda broker: broker.mind is not None and broker.mind.quiet(), self._questioned))
+        acts = SWEPT + len(self._questioned) // SWEPT
+        for broker in quiet:
+            if acts and broker.mind is not None:
+                acts -= broker.mind.sweep()
+        for broker in list(self.owing):
+            if broker.mind is None or broker.mind.pay():
+                self.owing.discard(broker)
 
     def end_all(self) -> None:
         """Close every connection, because the server stops."""
-        for broker in self.connections():
+        for broker in list(self.connections):
             broker.end("drain")
-
-    def connections(self) -> list[ClockBroker]:
-        """Return every connection there is."""
-        return [broker for part in self._parts for broker in part]
 
 
 def printable_address(address: IAddress) -> str:

@@ -23,6 +23,9 @@ class Connection(Protocol):
     def new_request(self) -> int:
         """Return a number for a request that wants an answer."""
 
+    def owe(self) -> None:
+        """Note that a push was skipped because too much is unsent."""
+
     def probe(self, request: int) -> None:
         """Send a request that every client answers."""
 
@@ -94,6 +97,7 @@ class RemoteMind:
     def push(self, sample: Sample) -> bool:
         """Send a sample of the feed `time`, unless an answer is overdue or too much is unsent."""
         if self._outlet.unsent > self._buffer_bytes:
+            self._connection.owe()
             return self._skip(sample.feed, "buffer")
         seconds = self._seconds  # not self._seconds(): a call by way of a slot takes 40 ns more
         verdict = self.window.admit(seconds())
@@ -126,20 +130,35 @@ class RemoteMind:
                 return
         self._settle()
 
-    def sweep(self) -> None:
-        """Probe the client if nothing was asked of it for long; end the connection if it is stale."""
+    def quiet(self) -> bool:
+        """Tell whether nothing was asked for long."""
+        return self.window.quiet(self._seconds())
+
+    def sweep(self) -> bool:
+        """Probe the client if nothing was asked of it for long; end the connection if it is stale.
+
+        Returns:
+            Whether one of these was done.
+        """
         now = self._seconds()
         if self.window.stale(now):
             # twice in a row: after a stall of the server, an answer may be there that has not been read yet
             if self._suspected:
                 self._connection.end("stale")
+                return True
             self._suspected = True
-            return
+            return False
         self._suspected = False
         if self.window.probe(now):
             self._connection.probe(self._question(probing=True))
-        elif self.window.owed and self._outlet.unsent <= self._buffer_bytes and not self.window.overdue(now):
+            return True
+        return False
+
+    def pay(self) -> bool:
+        """Push what is owed, if what is unsent leaves room for it; tell whether nothing is owed any more."""
+        if self._outlet.unsent <= self._buffer_bytes and not self.window.overdue(self._seconds()):
             self._settle()
+        return not self.window.owed
 
     def _skip(self, feed: str, reason: str) -> bool:
         self._tally.feeds[feed].skipped[reason] += 1

@@ -18,7 +18,7 @@ from twisted.python.failure import Failure
 
 from clockd import __version__
 from clockd.auth import SecretChecker, UsersFile
-from clockd.broker import PARTS, ClockServerFactory, printable_address
+from clockd.broker import SWEEPS, ClockServerFactory, printable_address
 from clockd.certificate import ServerTLS
 from clockd.config import Config
 from clockd.errors import CannotListen, Misconfigured
@@ -202,7 +202,7 @@ def make_service(config: Config, reactor: Any, now: Callable[[], float]) -> Cloc
             )
     site = metrics_site(collector, service.trouble, clock)
     _listener("metrics.listen", config.metrics.listen, site, reactor).setServiceParent(service)
-    for timer in (TimerService(SECOND, service.look, collector), TimerService(SECOND / PARTS, factory.sweep)):
+    for timer in (TimerService(SECOND, service.look, collector), TimerService(SECOND / SWEEPS, factory.sweep)):
         timer.clock = clock
         timer.setServiceParent(service)
     return service

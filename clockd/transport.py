@@ -18,6 +18,8 @@ from twisted.protocols.policies import ProtocolWrapper
 from twisted.protocols.tls import TLSMemoryBIOFactory, TLSMemoryBIOProtocol
 from twisted.python.failure import Failure
 
+from clockd.values import Tally
+
 
 class Outlet:
     """The short way into a connection's socket: small, because each push touches it.
@@ -30,11 +32,12 @@ class Outlet:
         unsent: Bytes that the kernel has not taken yet.
     """
 
-    __slots__ = ("_connection", "_send", "open", "unsent")
+    __slots__ = ("_connection", "_send", "_tally", "open", "unsent")
 
     def __init__(self, connection: "TCPConnection") -> None:
         self._connection: TCPConnection | None = connection
-        self._send = connection.socket.send
+        self._send: Callable[[bytes], int] = connection.socket.send
+        self._tally: Tally | None = None
         self.open = True
         self.unsent = 0
 
@@ -52,11 +55,27 @@ class Outlet:
         if self._connection is not None:
             self._connection.keep(data)
 
+    def count(self, unsent: int) -> None:
+        """Note how many bytes wait now."""
+        if self._tally is not None:
+            self._tally.unsent += unsent - self.unsent
+        self.unsent = unsent
+
+    def count_in(self, tally: Tally) -> None:
+        """Have what is unsent counted in a tally, too."""
+        self._tally = tally
+        tally.unsent += self.unsent
+
     def forget(self) -> None:
         """Let go of a connection that is lost."""
         self.open = False
+        self.count(0)
         self._connection = None
-        del self._send
+        self._send = _take_nothing
+
+
+def _take_nothing(_data: bytes) -> int:
+    return 0
 
 
 class WrappedOutlet:
@@ -77,6 +96,11 @@ class WrappedOutlet:
     def unsent(self) -> int:
         """Bytes that the kernel has not taken yet, as far as that is known."""
         return 0 if self._lowest is None else self._lowest.unsent
+
+    def count_in(self, tally: Tally) -> None:
+        """Have what is unsent counted in a tally, too."""
+        if self._lowest is not None:
+            self._lowest.count_in(tally)
 
 
 class TCPConnection(tcp.Server):
@@ -126,8 +150,8 @@ class TCPConnection(tcp.Server):
 
     def _look(self) -> None:
         unsent = len(self.dataBuffer) - self.offset + self._tempDataLen
-        self.outlet.unsent = unsent
-        self.outlet.open = bool(self.connected and not (unsent or self.disconnecting))
+        self.outlet.count(unsent)
+        self.outlet.open = bool(self.connected and not (unsent or self.disconnecting or self._aborting))
 
 
 class UNIXConnection(TCPConnection, unix.Server):

@@ -203,7 +203,7 @@ class Tally:
         avatars: Avatars whose timer runs.
         pending: Connections not logged in.
         authenticated: Connections logged in.
-        unsent: Bytes that the kernel has not taken yet, over all connections, at the last look.
+        unsent: Bytes that the kernel has not taken yet, over all connections.
         opened: Connections accepted.
         closed: Connections ended, by reason.
         logins: Logins, by (method, result).

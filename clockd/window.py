@@ -99,10 +99,14 @@ class AckWindow:
         self.owed.clear()
         return owed
 
+    def quiet(self, now: float) -> bool:
+        """Tell whether nothing was asked for half of `stale_seconds`."""
+        last = self._heard if self._last_question is None else self._last_question
+        return now - last >= self._stale_seconds / 2
+
     def probe(self, now: float) -> bool:
         """Tell whether the connection is to be probed now; if so, the probe is an ask that is open."""
-        quiet = now - (self._heard if self._last_question is None else self._last_question)
-        if self._asked is not None or quiet < self._stale_seconds / 2:
+        if self._asked is not None or not self.quiet(now):
             return False
         self._asked = self._last_question = now
         self._free_until = -math.inf

@@ -19,7 +19,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 
 from clockd.auth import IChallengeResponse, SecretChecker, digest
-from clockd.broker import PARTS, ClockServerFactory
+from clockd.broker import ClockServerFactory
 from clockd.feeds import ClockFeed, FeedTable
 from clockd.interfaces import ISink
 from clockd.realm import ClockRealm, Roster
@@ -342,8 +342,7 @@ class Rig:
 
     def sweep(self):
         """Look after every connection once."""
-        for _ in range(PARTS):
-            self.factory.sweep()
+        self.factory.sweep()
 
     def peer(self):
         self.peers.append(Peer(self.network))  # one that is let go of lets go of its perspective, and is logged out
@@ -373,7 +372,7 @@ class RigCase(SynchronousTestCase):
         self.assertEqual((rig.time.subscriptions, rig.time.requested), (0, 0.0))
         self.assertEqual(tally.opened, sum(tally.closed.values()))
         self.assertEqual(rig.roster._connections, {})
-        self.assertEqual(rig.factory.connections(), [])
+        self.assertEqual(rig.factory.connections, set())
         self.assertEqual(rig.clock.getDelayedCalls(), [])
 
     def collect(self):

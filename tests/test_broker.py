@@ -289,6 +289,8 @@ class MindTests(RigCase):
             answer = peer.ask_raw(challenger.luid, b"respond", response, [b"remote", luid])
             self.assertIsInstance(answer, pb.RemoteReference)
             self.flushLoggedErrors(pb.NoSuchMethod)
+            pushes = [e for e in written(peer.wire.serverIO) if e[0] == b"message" and e[3] == b"notifyTime"]
+            self.assertEqual([push[2] for push in pushes], [luid])
 
     def test_after_an_invalid_mind_the_challenge_is_still_open(self):
         peer = self.rig().peer()
@@ -934,6 +936,13 @@ class RecognisedAnswerTests(RigCase):
             self.assert_answered()
             self.assertEqual(len(self.decoded), 1)
 
+    def test_answers_that_are_no_none_are_no_errors(self):
+        mind = Mind(7)
+        rig = self.rig(Limits(default_period=10))
+        rig.peer().enter(mind)
+        rig.network.advance(50, 10)
+        self.assertEqual((sum(rig.tally.acknowledgement.counts), rig.tally.closed["protocol"]), (6, 0))
+
     def test_an_error_is_an_answer(self):
         self.broker.dataReceived(encoded(self.peer.broker, [b"error", self.broker.mind.request, [b"x"]]))
         self.assert_answered()
@@ -1053,29 +1062,13 @@ class UnsentTests(RigCase):
         self.unsent(10**6)
         self.peer.perspective = None
         self.assert_ended("client")
+        self.assertFalse(self.peer.wire.serverIO.aborted)  # it has its time to read
 
-    def test_a_sweep_counts_a_stale_one_too_until_it_is_gone(self):
-        self.enter(stale_seconds=10)
-        self.peer.wire.frozen = True
-        self.unsent(12)
-        for _ in range(30):
-            self.server.network.advance(1)
-            self.server.sweep()
-            gone = self.server.tally.closed["stale"]
-            self.assertEqual(self.server.tally.unsent, 0 if gone and self.peer.wire.serverIO.reported else 12)
-            self.server.network.flush()
-        self.assertEqual((gone, self.server.tally.unsent), (1, 0))
-
-    def test_a_sweep_counts_what_is_unsent_over_all_connections(self):
-        rig = self.rig()
-        peers = [rig.peer().enter(Mind()) if number % 2 else rig.peer() for number in range(7)]
-        for number, peer in enumerate(peers):
-            peer.server._outlet._lowest = SimpleNamespace(unsent=10**number)
-        rig.sweep()
-        self.assertEqual(rig.tally.unsent, 1_111_111)
-        peers[3].leave()
-        rig.sweep()
-        self.assertEqual(rig.tally.unsent, 1_110_111)
+    def test_the_first_reason_for_an_end_is_the_one_that_counts(self):
+        self.enter()
+        for reason in ("protocol", "limit"):
+            self.peer.server.end(reason)
+        self.assert_ended("protocol")
 
 
 class AddressTests(SynchronousTestCase):

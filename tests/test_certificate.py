@@ -191,11 +191,12 @@ class VersionTests(CertificateCase):
         for newest in (ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3):
             context = ssl.create_default_context(cadata=root)
             context.maximum_version = newest
-            options, session = self.server_options(), None
+            options, session, servers = self.server_options(), None, []  # one that is freed forgets its session
             for _ in range(2):
                 incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
                 client = context.wrap_bio(incoming, outgoing, server_hostname=HOST, session=session)
                 server = options.serverConnectionForTLS(None)
+                servers.append(server)
                 server.set_accept_state()
                 for _ in range(3):
                     with contextlib.suppress(ssl.SSLWantReadError):

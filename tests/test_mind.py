@@ -46,6 +46,9 @@ class Connection:
     def end(self, reason):
         self.ended.append(reason)
 
+    def owe(self):
+        self.owes = True
+
 
 class MindCase(SynchronousTestCase):
     def make(self, dialect=b"pb", **limits):
@@ -99,8 +102,9 @@ class PushTests(MindCase):
 
     def test_a_push_is_the_sample_s_stamp_and_not_the_moment_s(self):
         self.make()
-        self.mind.push(Sample("time", None, 1.5, 1.5))
-        self.assertEqual(self.written, [self.template.asking(41, 1.5)])
+        for stamp in (1.5, 2.5):
+            self.mind.push(Sample("time", None, stamp, stamp))
+        self.assertEqual(self.written, [self.template.asking(41, 1.5), self.template.one_way(2.5)])
 
     def test_pushes_and_their_bytes_are_counted(self):
         self.make()
@@ -163,13 +167,13 @@ class BufferTests(MindCase):
         self.outlet.unsent = BUFFER + 1
         self.push()
         self.push()
-        self.mind.sweep()
-        self.assertEqual(len(self.written), 1)
+        self.mind.pay()
+        self.assertEqual((len(self.written), self.skipped("buffer")), (1, 2))  # the sweep tried no push
         self.outlet.unsent = BUFFER
         self.clock.advance(3)
-        self.mind.sweep()
+        self.mind.pay()
         self.assertEqual(self.written[1:], [self.template.one_way(EPOCH + 3)])  # the newest
-        self.mind.sweep()
+        self.mind.pay()
         self.assertEqual(len(self.written), 2)
 
     def test_it_is_not_pushed_by_a_sweep_while_an_answer_is_overdue(self):
@@ -179,7 +183,7 @@ class BufferTests(MindCase):
         self.push()
         self.outlet.unsent = 0
         self.clock.advance(1)
-        self.mind.sweep()
+        self.mind.pay()
         self.assertEqual(len(self.written), 1)
         self.assertEqual(self.skipped("unacknowledged"), 0)  # the sweep tried no push
         self.mind.heard(error=False)
@@ -192,7 +196,7 @@ class BufferTests(MindCase):
         self.push()
         self.outlet.unsent = 0
         self.clock.advance(0.875)
-        self.mind.sweep()
+        self.mind.pay()
         self.assertEqual(self.written[1:], [self.template.one_way(EPOCH + 0.875)])
 
     def test_an_answer_pushes_nothing_into_a_buffer_that_is_full(self):
@@ -203,14 +207,14 @@ class BufferTests(MindCase):
         self.mind.heard(error=False)
         self.assertEqual((len(self.written), self.skipped("buffer")), (1, 2))
         self.outlet.unsent = 0
-        self.mind.sweep()
+        self.mind.pay()
         self.assertEqual(len(self.written), 2)
 
     def test_a_sweep_with_nothing_owed_pushes_nothing(self):
         self.make()
         for _ in range(10):
             self.clock.advance(1)
-            self.mind.sweep()
+            self.mind.pay()
         self.assertEqual(self.written, [])
 
     def test_a_push_in_its_turn_pays_what_was_owed(self):
@@ -221,7 +225,7 @@ class BufferTests(MindCase):
         self.outlet.unsent = 0
         self.push()
         self.assertEqual((len(self.written), list(self.mind.window.owed)), (2, []))
-        self.mind.sweep()
+        self.mind.pay()
         self.mind.heard(error=False)
         self.assertEqual(len(self.written), 2)
 

@@ -31,6 +31,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
 from clockd.transport import BACKLOG, TCPConnection, TLSFactory, UNIXConnection, outlet, prepare
+from clockd.values import Tally
 
 SOME = bytes(range(256))
 STREAM = random.Random(1).randbytes(1_000_003)
@@ -407,6 +408,18 @@ class EndingTests(PairCase):
         pair.connection.write(SOME)
         pair.reactor.turn()
         self.assertEqual((pair.arrived(), pair.kernel.taken), (b"", 0))
+
+    def test_what_is_unsent_is_counted_in_a_tally_until_it_is_sent_or_lost(self):
+        tally, pairs = Tally(), [self.pair(), self.pair()]
+        total = 0
+        for pair in pairs:
+            pair.connection.outlet.count_in(tally)
+            fill(pair.connection)
+            total += pair.connection.outlet.unsent
+            self.assertEqual(tally.unsent, total)
+        pairs[0].connection.abortConnection()
+        pairs[0].reactor.turn()
+        self.assertEqual(tally.unsent, pairs[1].connection.outlet.unsent)
 
     def test_after_an_abort_nothing_new_is_sent_either(self):
         pair = self.pair()
