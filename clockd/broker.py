@@ -53,7 +53,7 @@ SWEEPS = 10
 """Sweeps a second."""
 
 SWEPT = 64
-"""So many clients, and one in so many of those that are connected, are probed or ended in one sweep, at 20 µs each."""
+"""At least so many clients, and one in so many of all, are probed or ended in one sweep, at 20 µs each."""
 
 
 class LoginRoot:

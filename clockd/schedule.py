@@ -96,9 +96,11 @@ class Schedule:
         self._firings = [firing for firing in self._firings if firing[2].members]
         heapq.heapify(self._firings)
         self._empty = 0
-        if not self._firings and self._wake_up is not None:
-            self._wake_up.cancel()
-            self._wake_up = None
+        if not self._firings:
+            self._calls = None
+            if self._wake_up is not None:
+                self._wake_up.cancel()
+                self._wake_up = None
 
     def _wake_by(self, moment: float) -> None:
         if self._wake_up is not None:

@@ -33,7 +33,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
-from clockd.broker import CLOSE_SECONDS, MAX_MIND_ID, RemoteMind, printable_address
+from clockd.broker import CLOSE_SECONDS, MAX_MIND_ID, SWEPT, RemoteMind, printable_address
 from clockd.interfaces import ISink
 from clockd.values import Limits
 
@@ -1069,6 +1069,95 @@ class UnsentTests(RigCase):
         for reason in ("protocol", "limit"):
             self.peer.server.end(reason)
         self.assert_ended("protocol")
+
+    def test_one_that_leaves_while_it_is_owed_leaves_nothing_behind(self):
+        self.enter()
+        self.unsent(65537)
+        self.server.network.advance(1)
+        self.assertEqual(len(self.server.factory.owing), 1)
+        self.peer.leave()
+        self.assertEqual(self.server.factory.owing, set())
+
+    def test_who_is_owed_nothing_any_more_is_not_looked_at(self):
+        self.enter()
+        self.unsent(65537)
+        self.server.network.advance(1)
+        self.server.sweep()
+        self.assertEqual(len(self.server.factory.owing), 1)
+        self.unsent(0)
+        self.server.sweep()
+        self.assertEqual(self.server.factory.owing, set())
+
+
+class SweepTests(RigCase):
+    """A sweep holds the reactor for no longer than it takes to probe or end a few clients."""
+
+    def enter(self, number):
+        self.server = self.rig(Limits(default_period=1000, stale_seconds=64, connections_per_account=1000))
+        self.peers = [self.server.peer().enter(Mind()) for _ in range(number)]
+
+    def probed(self):
+        """Return which of the clients have been probed, by number."""
+        return [
+            number
+            for number, peer in enumerate(self.peers)
+            if any(e[0] == b"message" and e[2] == 0 for e in written(peer.wire.serverIO))
+        ]
+
+    def test_it_probes_so_many_clients_at_most_and_the_next_sweep_the_others(self):
+        for number in (SWEPT + 1, SWEPT + 2):
+            self.enter(number)
+            self.server.network.advance(32)
+            self.server.sweep()
+            self.assertEqual(len(self.probed()), SWEPT + 1)
+            self.server.sweep()
+            self.assertEqual(len(self.probed()), number)
+
+    def test_who_was_asked_least_recently_is_first(self):
+        self.enter(3)
+        self.server.network.advance(30)
+        self.peers[0].server.mind.push(self.server.feeds["time"].latest())
+        self.server.network.flush()
+        self.assertEqual(self.peers[0].pushes(), [True, True])
+        self.server.network.advance(2)
+        self.server.sweep()
+        self.assertEqual(self.probed(), [1, 2])
+        self.server.network.advance(30)
+        self.server.sweep()
+        self.assertEqual(self.probed(), [0, 1, 2])
+
+    def test_it_ends_so_many_clients_at_most_and_the_next_sweep_the_others(self):
+        self.enter(SWEPT + 2)
+        for peer in self.peers:
+            peer.wire.frozen = True
+        self.server.network.advance(32)
+        for _ in range(2):
+            self.server.sweep()
+        self.server.network.advance(32)
+        ended = []
+        for _ in range(4):
+            self.server.sweep()
+            self.server.network.flush()
+            ended.append(self.server.tally.closed["stale"])
+        self.assertEqual(ended, [0, SWEPT + 1, SWEPT + 2, SWEPT + 2])
+
+    def test_one_that_is_not_logged_in_keeps_no_other_from_being_looked_after(self):
+        self.enter(1)
+        for _ in range(3):
+            self.server.peer()
+        self.peers.append(self.server.peer().enter(Mind()))
+        self.server.network.advance(32)
+        self.server.sweep()
+        self.assertEqual(self.probed(), [0, 1])
+
+    def test_one_that_has_left_keeps_no_other_from_being_looked_after(self):
+        self.enter(3)
+        self.peers[0].leave()
+        self.peers[1].wire.cut()
+        self.server.network.advance(32)
+        self.server.sweep()
+        self.assertEqual(self.probed(), [2])
+        self.assertEqual(len(self.server.factory._questioned), 1)
 
 
 class AddressTests(SynchronousTestCase):

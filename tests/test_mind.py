@@ -35,19 +35,20 @@ class Connection:
         self.requests = 40
         self.probes = []
         self.ended = []
+        self.owed = 0
 
     def new_request(self):
         self.requests += 1
         return self.requests
+
+    def owe(self):
+        self.owed += 1
 
     def probe(self, request):
         self.probes.append(request)
 
     def end(self, reason):
         self.ended.append(reason)
-
-    def owe(self):
-        self.owes = True
 
 
 class MindCase(SynchronousTestCase):
@@ -134,6 +135,18 @@ class PushTests(MindCase):
 
 
 class BufferTests(MindCase):
+    def test_its_connection_is_told_of_each_push_skipped_for_the_buffer_and_of_no_other(self):
+        self.make()
+        self.push()
+        self.outlet.unsent = BUFFER + 1
+        for skipped in (1, 2):
+            self.push()
+            self.assertEqual(self.connection.owed, skipped)
+        self.outlet.unsent = 0
+        self.clock.advance(2)
+        self.push()
+        self.assertEqual((self.skipped("unacknowledged"), self.connection.owed), (1, 2))
+
     def test_at_buffer_bytes_it_is_pushed_and_with_one_more_skipped(self):
         for buffer_bytes in (4096, BUFFER, 1_000_000):
             self.make(buffer_bytes=buffer_bytes)
@@ -160,34 +173,34 @@ class BufferTests(MindCase):
         self.push()
         self.assertEqual(self.written[1:], [self.template.one_way(EPOCH + 5)])
 
-    def test_what_was_skipped_is_pushed_once_by_a_sweep_when_the_buffer_has_drained(self):
+    def test_what_was_skipped_is_paid_once_and_newest_when_the_buffer_has_drained(self):
         self.make()
         self.push()
         self.mind.heard(error=False)
         self.outlet.unsent = BUFFER + 1
         self.push()
         self.push()
-        self.mind.pay()
-        self.assertEqual((len(self.written), self.skipped("buffer")), (1, 2))  # the sweep tried no push
+        self.assertIs(self.mind.pay(), False)
+        self.assertEqual((len(self.written), self.skipped("buffer")), (1, 2))  # it tried no push
         self.outlet.unsent = BUFFER
         self.clock.advance(3)
-        self.mind.pay()
-        self.assertEqual(self.written[1:], [self.template.one_way(EPOCH + 3)])  # the newest
-        self.mind.pay()
+        self.assertIs(self.mind.pay(), True)
+        self.assertEqual(self.written[1:], [self.template.one_way(EPOCH + 3)])
+        self.assertIs(self.mind.pay(), True)
         self.assertEqual(len(self.written), 2)
 
-    def test_it_is_not_pushed_by_a_sweep_while_an_answer_is_overdue(self):
+    def test_it_is_not_paid_while_an_answer_is_overdue_but_with_the_answer(self):
         self.make()
         self.push()
         self.outlet.unsent = BUFFER + 1
         self.push()
         self.outlet.unsent = 0
         self.clock.advance(1)
-        self.mind.pay()
-        self.assertEqual(len(self.written), 1)
-        self.assertEqual(self.skipped("unacknowledged"), 0)  # the sweep tried no push
+        self.assertIs(self.mind.pay(), False)
+        self.assertEqual((len(self.written), self.skipped("unacknowledged")), (1, 0))  # it tried no push
         self.mind.heard(error=False)
         self.assertEqual(self.stamps(), [EPOCH, EPOCH + 1])
+        self.assertIs(self.mind.pay(), True)
 
     def test_just_before_the_answer_is_overdue_it_is(self):
         self.make()
@@ -196,7 +209,7 @@ class BufferTests(MindCase):
         self.push()
         self.outlet.unsent = 0
         self.clock.advance(0.875)
-        self.mind.pay()
+        self.assertIs(self.mind.pay(), True)
         self.assertEqual(self.written[1:], [self.template.one_way(EPOCH + 0.875)])
 
     def test_an_answer_pushes_nothing_into_a_buffer_that_is_full(self):
@@ -207,15 +220,25 @@ class BufferTests(MindCase):
         self.mind.heard(error=False)
         self.assertEqual((len(self.written), self.skipped("buffer")), (1, 2))
         self.outlet.unsent = 0
-        self.mind.pay()
+        self.assertIs(self.mind.pay(), True)
         self.assertEqual(len(self.written), 2)
 
-    def test_a_sweep_with_nothing_owed_pushes_nothing(self):
+    def test_where_nothing_is_owed_nothing_is_paid(self):
         self.make()
         for _ in range(10):
             self.clock.advance(1)
-            self.mind.pay()
+            self.assertIs(self.mind.pay(), True)
         self.assertEqual(self.written, [])
+
+    def test_a_sweep_pays_nothing(self):
+        self.make()
+        self.push()
+        self.mind.heard(error=False)
+        self.outlet.unsent = BUFFER + 1
+        self.push()
+        self.outlet.unsent = 0
+        self.assertIs(self.mind.sweep(), False)
+        self.assertEqual(len(self.written), 1)
 
     def test_a_push_in_its_turn_pays_what_was_owed(self):
         self.make()
@@ -379,6 +402,56 @@ class SweepTests(MindCase):
             self.clock.advance(100)
         self.assertEqual(self.connection.ended, [])
 
+    def test_an_answer_ends_a_suspicion_though_no_sweep_comes_until_it_is_stale_again(self):
+        self.make(stale_seconds=10)
+        self.push()
+        self.clock.advance(10)
+        self.mind.sweep()
+        self.mind.heard(error=False)
+        self.push()
+        self.assertEqual(self.mind.request, 42)  # so it is not quiet, and not swept
+        self.clock.advance(10)
+        self.mind.sweep()
+        self.assertEqual(self.connection.ended, [])
+        self.mind.sweep()
+        self.assertEqual(self.connection.ended, ["stale"])
+
+    def test_it_is_quiet_from_half_of_stale_seconds_after_the_last_question_on(self):
+        self.make(stale_seconds=10)
+        for ask in (lambda: None, self.push, lambda: self.mind.heard(error=False) or self.mind.sweep()):
+            ask()
+            self.clock.advance(4.875)
+            self.assertFalse(self.mind.quiet())
+            self.clock.advance(0.125)
+            self.assertTrue(self.mind.quiet())
+        self.assertEqual(self.connection.probes, [42])
+
+    def test_whoever_is_to_be_probed_or_is_stale_is_quiet(self):
+        for stale_seconds in (0.5, 10, 30):
+            for answers in (False, True):
+                self.make(stale_seconds=stale_seconds)
+                self.push()
+                if answers:
+                    self.mind.heard(error=False)
+                for _ in range(100):
+                    self.clock.advance(stale_seconds / 32)
+                    quiet = self.mind.quiet()
+                    if self.mind.sweep():
+                        self.assertTrue(quiet)
+                        break
+                self.assertEqual(
+                    (self.connection.probes, self.connection.ended), ([42], []) if answers else ([], ["stale"])
+                )
+
+    def test_a_sweep_tells_whether_it_did_something(self):
+        self.answered(stale_seconds=10)
+        self.assertIs(self.mind.sweep(), False)
+        self.clock.advance(5)
+        self.assertIs(self.mind.sweep(), True)
+        self.clock.advance(5)
+        self.assertIs(self.mind.sweep(), False)  # it is suspected
+        self.assertIs(self.mind.sweep(), True)
+
     def test_a_stale_one_is_neither_probed_nor_pushed_to(self):
         self.make(stale_seconds=10)
         self.push()
@@ -393,7 +466,7 @@ class AnyCourseOfEventsTests(MindCase):
     @given(
         st.lists(
             st.tuples(
-                st.sampled_from(["push", "sweep", "answer", "error", "full", "drained"]),
+                st.sampled_from(["push", "sweep", "pay", "answer", "error", "full", "drained"]),
                 st.sampled_from([0, 0.25, 1, 5]),
             ),
             max_size=60,
@@ -410,8 +483,8 @@ class AnyCourseOfEventsTests(MindCase):
             elif event == "push":
                 self.assertEqual(self.push(), len(self.written) == before + 1)
                 tried += 1
-            elif event == "sweep":
-                self.mind.sweep()
+            elif event in ("sweep", "pay"):
+                getattr(self.mind, event)()
             elif self.mind.request is not None:
                 self.mind.heard(error=event == "error")
                 asked = None

@@ -14,6 +14,7 @@ from types import SimpleNamespace
 
 import OpenSSL.SSL
 from certificates import HOST, Chain
+from doubles import Rig
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.internet import tcp, unix
@@ -367,7 +368,8 @@ class EndingTests(PairCase):
     def test_once_it_is_closing_twisted_alone_sends(self):
         pair = self.pair()
         pair.connection.loseConnection()
-        pair.connection.write(SOME)
+        for data in (b"", SOME):
+            pair.connection.write(data)
         self.assertEqual((pair.arrived(), pair.unsent), (b"", 256))
         self.assertEqual(pair.drain(), SOME)
         self.assertIs(pair.protocol.ended, ConnectionDone)
@@ -410,16 +412,29 @@ class EndingTests(PairCase):
         self.assertEqual((pair.arrived(), pair.kernel.taken), (b"", 0))
 
     def test_what_is_unsent_is_counted_in_a_tally_until_it_is_sent_or_lost(self):
-        tally, pairs = Tally(), [self.pair(), self.pair()]
-        total = 0
-        for pair in pairs:
-            pair.connection.outlet.count_in(tally)
-            fill(pair.connection)
-            total += pair.connection.outlet.unsent
-            self.assertEqual(tally.unsent, total)
-        pairs[0].connection.abortConnection()
-        pairs[0].reactor.turn()
-        self.assertEqual(tally.unsent, pairs[1].connection.outlet.unsent)
+        tally, first, second = Tally(), self.pair(), self.pair()
+        first.connection.outlet.count_in(tally)
+        fill(first.connection)
+        self.assertEqual(tally.unsent, first.unsent)
+        fill(second.connection)
+        second.connection.outlet.count_in(tally)
+        self.assertEqual(tally.unsent, first.unsent + second.unsent)
+        first.connection.abortConnection()
+        first.reactor.turn()
+        self.assertEqual(tally.unsent, second.unsent)
+        second.drain()
+        self.assertEqual(tally.unsent, 0)
+
+    def test_what_is_unsent_on_a_broker_s_connection_is_in_the_tally(self):
+        rig = Rig()
+        pair = Pair(rig.factory.buildProtocol(None), pair=tcp_pair)
+        self.addCleanup(pair.close)
+        pair.kernel.room = 0
+        pair.connection.write(SOME)
+        self.assertEqual(rig.tally.unsent, 256)
+        pair.connection.abortConnection()
+        pair.reactor.turn()
+        self.assertEqual((rig.tally.unsent, rig.factory.connections), (0, set()))
 
     def test_after_an_abort_nothing_new_is_sent_either(self):
         pair = self.pair()
@@ -451,12 +466,13 @@ class EndingTests(PairCase):
         for waiting in (False, True):
             pair = self.pair()
             pair.kernel.room = 0 if waiting else sys.maxsize
-            out, freed = pair.connection.outlet, weakref.ref(pair.connection)
+            out, freed = pair.connection.outlet, [weakref.ref(pair.connection), weakref.ref(pair.kernel)]
             out.write(SOME)
             pair.connection.abortConnection()
             pair.reactor.turn()
             pair.connection = pair.protocol.transport = None
-            self.assertIsNone(freed())
+            pair.kernel = Kernel()
+            self.assertEqual([each() for each in freed], [None, None])
             out.write(SOME)
 
     def test_a_write_with_its_writing_half_closed_is_nothing(self):
@@ -626,9 +642,11 @@ class OutletTests(SynchronousTestCase):
                 protocol = protocol.wrappedProtocol
             self.assertEqual(protocol.found.unsent, 0)  # known as soon as the connection is made
             self.assertEqual(outlet(protocol.transport).write, protocol.transport.write)
+            tally = Tally()
+            protocol.found.count_in(tally)
             pair.kernel.room = 100
             pair.connection.write(SOME)
-            self.assertEqual((protocol.found.unsent, outlet(protocol.transport).unsent), (156, 156))
+            self.assertEqual((protocol.found.unsent, outlet(protocol.transport).unsent, tally.unsent), (156, 156, 156))
 
     def test_what_is_written_to_it_goes_through_what_is_wrapped_around(self):
         class Doubled(ProtocolWrapper):
@@ -651,6 +669,7 @@ class OutletTests(SynchronousTestCase):
         wrapper.makeConnection(wrapped)
         transport = StringTransport()
         for out in map(outlet, (transport, wrapper.wrappedProtocol.transport, pair.connection)):
+            out.count_in(Tally())
             out.write(SOME)
             self.assertEqual(out.unsent, 0)
         pair.reactor.turn()
