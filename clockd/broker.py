@@ -124,7 +124,6 @@ class ClockBroker(pb.Broker):
     login: ILogin
     mind: RemoteMind | None = None
     _outlet: Outlet | WrappedOutlet
-    _address = "an unknown address"
     _perspective: Boundary | None = None
     _ended_for: str | None = None
     _delayed: tuple[IDelayedCall, ...] = ()
@@ -139,9 +138,8 @@ class ClockBroker(pb.Broker):
             )  # else a push waits up to 40 ms for the peer's delayed ACK of the last one
         self._outlet = outlet(self.transport)
         self._outlet.count_in(factory.tally)
-        self._address = printable_address(self.transport.getPeer())
         self.login = new_login(
-            Login(factory.portal, pb.IPerspective, self._address, factory.tally, self._do_soon, self._close)
+            Login(factory.portal, pb.IPerspective, self._peer, factory.tally, self._do_soon, self._close)
         )
         factory.opened(self)
         super().connectionMade()
@@ -159,7 +157,7 @@ class ClockBroker(pb.Broker):
         except Exception as error:  # noqa: BLE001  # the decoder raises many kinds; all are the peer's doing
             self._log.info(
                 "closed {address}: not Perspective Broker as we speak it ({kind})",
-                address=self._address,
+                address=self._peer(),
                 kind=type(error).__name__,
             )
             self.end("protocol")
@@ -287,6 +285,9 @@ class ClockBroker(pb.Broker):
         if self.mind is None or request != self.mind.request:
             raise pb.ProtocolError("an answer to no question")
         self.mind.heard(error)
+
+    def _peer(self) -> str:
+        return printable_address(self.transport.getPeer())
 
     def _close(self, reason: str) -> None:
         """Close once all is written, or at once if the peer does not read it."""

@@ -343,8 +343,8 @@ async def _serve(config: "Config", reactor: Any) -> None:
 
     from clockd.process import raise_descriptors, tame_collector
 
-    raise_descriptors()
     service, _ = await _started([config], reactor)
+    raise_descriptors()
     tame_collector()
     try:
         await Deferred()

@@ -70,7 +70,7 @@ class Login:
     Args:
         portal: Where credentials become a session.
         interface: What to ask the portal for.
-        address: The peer, for the log.
+        peer: Returns the peer's address, for the log; behind a proxy it is not known from the start.
         tally: Where logins are counted.
         soon: Runs a callable as soon as the answer in hand has been written.
         close: Closes the connection once all is written, for the reason given.
@@ -80,14 +80,14 @@ class Login:
         self,
         portal: Portal,
         interface: type[Interface],
-        address: str,
+        peer: Callable[[], str],
         tally: Tally,
         soon: Callable[[Callable[[], object]], object],
         close: Callable[[str], object],
     ) -> None:
         self.portal = portal
         self.interface = interface
-        self.address = address
+        self.peer = peer
         self.tally = tally
         self.soon = soon
         self.close = close
@@ -132,7 +132,7 @@ class Login:
     def refuse(self, failure: Failure) -> None:
         """Tell the peer that it is not let in."""
         error = self.translate(failure)
-        _log.info("refused {name!r} from {address}: {error}", name=self.name, address=self.address, error=str(error))
+        _log.info("refused {name!r} from {address}: {error}", name=self.name, address=self.peer(), error=str(error))
         self.answer.errback(error)
 
     def forget(self) -> None:
@@ -219,7 +219,7 @@ def _anonymous(machine: ILogin, login: Login, mind: ISink) -> Deferred[ISession]
 def _admitted(machine: ILogin, login: Login, session: ISession, logout: Callable[[], object]) -> None:
     login.count("ok")
     login.logout = logout
-    _log.info("{name} logged in from {address}", name=login.name, address=login.address)
+    _log.info("{name} logged in from {address}", name=login.name, address=login.peer())
     login.answer.callback(session)
     login.soon(session.begin)
     login.forget()
@@ -238,13 +238,13 @@ def _expelled(machine: ILogin, login: Login, failure: Failure) -> None:
 
 @serving.upon(ILogin.left).to(gone)
 def _left(machine: ILogin, login: Login, reason: str) -> None:
-    _log.info("{name} from {address} has left: {reason}", name=login.name, address=login.address, reason=reason)
+    _log.info("{name} from {address} has left: {reason}", name=login.name, address=login.peer(), reason=reason)
     login.logout()
 
 
 @abandoned.upon(ILogin.admitted).to(gone)
 def _too_late(machine: ILogin, login: Login, session: ISession, logout: Callable[[], object]) -> None:
-    _log.info("{name} from {address} left while logging in", name=login.name, address=login.address)
+    _log.info("{name} from {address} left while logging in", name=login.name, address=login.peer())
     logout()
 
 

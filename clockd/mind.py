@@ -122,6 +122,7 @@ class RemoteMind:
             error: Whether the client answered with an error.
         """
         probing, self.request, self.awaited = self._probing, None, None
+        self._suspected = False
         seconds = self.window.answered(self._seconds())
         if not probing:
             self._tally.acknowledgement.observe(seconds)
@@ -148,7 +149,6 @@ class RemoteMind:
                 return True
             self._suspected = True
             return False
-        self._suspected = False
         if self.window.probe(now):
             self._connection.probe(self._question(probing=True))
             return True

@@ -29,7 +29,6 @@ def makeService(options: Options) -> MultiService:
             for twist would print a traceback.
     """
     make_monotonic(reactor)
-    raise_descriptors()
     try:
         config = load(Path(options["config"]) if options["config"] else None)
         service = make_service(config, reactor, time.time)
@@ -52,4 +51,5 @@ class _OrExit(MultiService):
         self._service.ready.addErrback(failures.append)
         if failures:
             raise SystemExit(f"clockd: {failures[0].getErrorMessage()}")
+        raise_descriptors()
         tame_collector()

@@ -44,7 +44,7 @@ class LoginCase(SynchronousTestCase):
     def machine(self, *checkers):
         self.realm, self.tally, self.later, self.closed = Realm(), Tally(), [], []
         portal = Portal(self.realm, checkers or [SecretChecker(Users(["alice"])), AllowAnonymousAccess()])
-        login = Login(portal, pb.IPerspective, "192.0.2.7:1", self.tally, self.later.append, self.closed.append)
+        login = Login(portal, pb.IPerspective, lambda: "192.0.2.7:1", self.tally, self.later.append, self.closed.append)
         self.machine_ = new_login(login)
         return self.machine_
 
