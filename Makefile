@@ -39,7 +39,8 @@ check: .venv/dev  ## Check format, lint, types and layers, and what is in deploy
 	$(call where_it_is,systemd-analyze,systemd-analyze security --no-pager --offline=true --threshold=20 .venv/clockd.service | tail -n 1)
 
 bench: .venv/bench  ## Measure what a push costs, here and beside other servers
-	$(BIN)/python -m bench
+	$(BIN)/python -m bench compare --json docs/bench-compare.json --svg docs/bench-compare.svg
+	$(BIN)/python -m bench cases --json docs/bench-cases.json
 
 image:  ## Build the container image with docker, podman or buildah
 	@deploy/build-image

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from statistics import median
 
-from bench.compare import notes
-from bench.contenders import Clockd, ClockdAsking
+from bench.compare import Shape, measured_once, notes
+from bench.contenders import GROUP_SIZE, Bare, Clockd, ClockdAsking
 from bench.figures import MICRO, MILLI, Figure, cost, lateness, latest
 from bench.processes import SECONDS, Cores, Program
 from bench.scrape import Lateness
@@ -46,6 +46,14 @@ def scale(cores: Cores) -> Iterator[Figure]:
         yield from costs.values()
         many, few = costs[10_000].value, costs[100].value
         yield Figure(f"10,000 subscribers against 100, {label}", many / few, "x", *targets, each=(many, few))
+    many, few = (median(bare_microseconds(cores, size) for _ in range(ROUNDS)) for size in (10_000, 100))
+    yield Figure("10,000 subscribers against 100, bare socket.send", many / few, "x", each=(many, few))
+
+
+def bare_microseconds(cores: Cores, subscribers: int) -> float:
+    """Measure what a push costs without a server around it."""
+    shape = Shape(subscribers, TOTAL_RATE / subscribers, GROUP_SIZE, WARMUP, 5, cores)
+    return measured_once(Bare, shape).push_microseconds
 
 
 def ten_thousand(cores: Cores) -> Iterator[Figure]:
