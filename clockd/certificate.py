@@ -28,7 +28,7 @@ CIPHERS = b"ECDHE+AESGCM:ECDHE+CHACHA20"
 
 @implementer(IOpenSSLServerConnectionCreator)
 class ServerTLS:
-    """Makes the TLS side of a server's connections: TLS 1.2 or newer, no tickets, buffers released when empty.
+    """Makes the TLS side of a server's connections: TLS 1.2 or newer, no resumption, buffers released when empty.
 
     Twisted's `CertificateOptions` does more than is needed here, and some of it needs memory that is both writable and
     executable, which the unit in `deploy/` denies.

@@ -1,7 +1,9 @@
 """Stock clients over TLS, over a Unix socket, and from behind a proxy, against a real server."""
 
+import contextlib
 import json
 import os
+import signal
 import socket
 import ssl
 import sys
@@ -168,6 +170,21 @@ def test_a_peer_that_vanishes_mid_handshake_leaves_nothing_behind(tls_server):
             peer.sendall(hello[:cut])
             eventually(lambda: tls_server.scrape()["clockd_connections pending"] == 1)
         eventually(lambda: tls_server.scrape()["clockd_connections pending"] == 0)
+
+
+def test_on_every_listener_more_than_fifty_may_wait_while_the_server_is_busy(tls_server):
+    addresses = [(socket.AF_UNIX, tls_server.unix)]
+    addresses += [(socket.AF_INET, ("127.0.0.1", int(a.rpartition(":")[2]))) for a in (tls_server.tcp, tls_server.tls)]
+    with contextlib.ExitStack() as stack:
+        tls_server.process.send_signal(signal.SIGSTOP)
+        stack.callback(tls_server.process.send_signal, signal.SIGCONT)
+        for family, address in addresses:
+            for _ in range(100):
+                peer = stack.enter_context(socket.socket(family))
+                peer.settimeout(0.5)  # the kernel makes it wait where there is no room
+                peer.connect(address)
+    eventually(lambda: tls_server.scrape()["clockd_connections_opened_total"] == 300)
+    eventually(lambda: tls_server.scrape()["clockd_connections pending"] == 0)
 
 
 @pytest.fixture
