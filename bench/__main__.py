@@ -5,7 +5,7 @@ import signal
 import sys
 
 from bench import cases, compare
-from bench.processes import raise_descriptor_limit
+from clockd.process import raise_descriptors
 
 
 def main() -> None:
@@ -16,7 +16,7 @@ def main() -> None:
     cases.add_arguments(commands.add_parser("cases", help="clockd by itself"))
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended"))  # so that what was started is stopped
-    raise_descriptor_limit()
+    raise_descriptors()
     {"compare": compare, "cases": cases}[options.command].run(options)
 
 

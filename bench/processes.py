@@ -4,7 +4,6 @@ import fcntl
 import json
 import os
 import re
-import resource
 import select
 import socket
 import subprocess
@@ -42,13 +41,6 @@ def two_cores() -> Cores:
     """Return a core for the server and another one for everything else, where there are two."""
     cores = sorted(os.sched_getaffinity(0))
     return Cores(frozenset(cores[-1:]), frozenset(cores[:1])) if len(cores) > 1 else Cores()
-
-
-def raise_descriptor_limit() -> int:
-    """Let this process and its children open as many files as they may; return how many that is."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    return hard
 
 
 @contextmanager

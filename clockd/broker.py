@@ -133,9 +133,8 @@ class ClockBroker(pb.Broker):
         self.outgoingSymbols = self.outgoingVocabulary  # Banana copies it for each connection: 1.3 kB, never changed
         factory = self.factory
         if ITCPTransport.providedBy(self.transport):
-            self.transport.setTcpNoDelay(
-                True
-            )  # else a push waits up to 40 ms for the peer's delayed ACK of the last one
+            # else a push waits up to 40 ms for the peer's delayed ACK of the last one
+            self.transport.setTcpNoDelay(True)
         self._outlet = outlet(self.transport)
         self._outlet.count_in(factory.tally)
         self.login = new_login(

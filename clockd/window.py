@@ -109,7 +109,6 @@ class AckWindow:
         if self._asked is not None or not self.quiet(now):
             return False
         self._asked = self._last_question = now
-        self._free_until = -math.inf
         return True
 
     def answered(self, now: float) -> float:
