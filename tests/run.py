@@ -55,13 +55,14 @@ def other_version(version: str) -> None:
     say(f"unit tests on CPython {version}")
     environment = ROOT / f".venv-{version}"
     own = environment / "bin" / "python"
-    if not (environment / "ready").exists():
+    locks = [ROOT / f"requirements{kind}.lock" for kind in ("", "-build", "-dev")]
+    ready = environment / "ready"
+    if not ready.exists() or ready.stat().st_mtime < max(lock.stat().st_mtime for lock in locks):
         run([python, "-m", "venv", "--without-pip", "--clear", str(environment)])
-        locks = ("requirements.lock", "requirements-build.lock", "requirements-dev.lock")
         pip = [python, "-m", "pip", "--disable-pip-version-check", "--python", str(own), "install", "-qq", "--no-deps"]
-        run([*pip, "--require-hashes", *(word for lock in locks for word in ("-r", lock))])
+        run([*pip, "--require-hashes", *(word for lock in locks for word in ("-r", str(lock)))])
         run([*pip, "--no-build-isolation", "-e", "."])
-        (environment / "ready").touch()
+        ready.touch()
     run([str(own), "-m", "pytest", "-q", "tests", "--ignore=tests/integration", "-p", "no:cacheprovider"])
 
 
