@@ -13,6 +13,7 @@ from twisted.internet.defer import Deferred, FirstError, gatherResults, maybeDef
 from twisted.internet.endpoints import serverFromString
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IListeningPort, IProtocolFactory, IReactorTime, IStreamServerEndpoint
+from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger, globalLogPublisher
 from twisted.python.failure import Failure
 
@@ -186,7 +187,8 @@ def make_service(config: Config, reactor: Any, now: Callable[[], float]) -> Cloc
     tally = Tally()
     feeds = FeedTable([ClockFeed(now)])
     tally.feed("time")
-    realm = ClockRealm(Roster(config.limits.connections_per_account), feeds, Schedule(clock), config.limits, tally)
+    schedule = Schedule(clock, tally.lateness)
+    realm = ClockRealm(Roster(config.limits.connections_per_account), feeds, schedule, config.limits, tally)
     factory = ClockServerFactory(
         Portal(realm, _checkers(config)), feeds, config.limits, tally, clock, config.auth.anonymous
     )
@@ -200,7 +202,9 @@ def make_service(config: Config, reactor: Any, now: Callable[[], float]) -> Cloc
             _listener("tls.listen", description, TLSFactory(creator, False, factory, clock), reactor).setServiceParent(
                 service
             )
-    site = metrics_site(collector, service.trouble, clock)
+    site = metrics_site(
+        collector, service.trouble, clock, lambda call: deferToThreadPool(reactor, reactor.getThreadPool(), call)
+    )
     _listener("metrics.listen", config.metrics.listen, site, reactor).setServiceParent(service)
     for timer in (TimerService(SECOND, service.look, collector), TimerService(SECOND / SWEEPS, factory.sweep)):
         timer.clock = clock

@@ -22,8 +22,7 @@ class Newest:
     """
 
     def __init__(self, feed: IFeed, schedule: Schedule, tally: Tally) -> None:
-        self._feed = feed
-        self._seconds = schedule.clock.seconds
+        self._latest = feed.latest  # bound once, because each push needs it
         self.schedule = schedule
         self.tally = tally
         self.counts = tally.feed(feed.name)
@@ -31,14 +30,13 @@ class Newest:
 
     def push(self, sink: ISink) -> bool:
         """Push to a sink now; tell whether it was not skipped."""
-        return sink.push(self._feed.latest())
+        return sink.push(self._latest())
 
-    def _tick(self, sink: ISink) -> None:
+    def _tick(self, sink: ISink) -> bool:
         schedule = self.schedule
         if schedule.missed:
             self.counts.skipped["stall"] += schedule.missed
-        if sink.push(self._feed.latest()):
-            self.tally.lateness.observe(self._seconds() - schedule.due)
+        return sink.push(self._latest())
 
 
 class Subscription:

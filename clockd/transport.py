@@ -32,11 +32,11 @@ class Outlet:
         unsent: Bytes that the kernel has not taken yet.
     """
 
-    __slots__ = ("_connection", "_send", "_tally", "open", "unsent")
+    __slots__ = ("_connection", "_socket", "_tally", "open", "unsent")
 
     def __init__(self, connection: "TCPConnection") -> None:
         self._connection: TCPConnection | None = connection
-        self._send: Callable[[bytes], int] = connection.socket.send
+        self._socket: socket | None = connection.socket
         self._tally: Tally | None = None
         self.open = True
         self.unsent = 0
@@ -44,9 +44,8 @@ class Outlet:
     def write(self, data: bytes) -> None:
         """Send what the kernel takes now; Twisted sends the rest when it can."""
         if self.open:
-            send = self._send
             try:
-                sent = send(data)
+                sent = self._socket.send(data)  # type: ignore[union-attr]  # what is open has a socket
             except OSError:  # it would block, or is lost: Twisted's own attempt will tell
                 sent = 0
             if sent == len(data):
@@ -71,11 +70,7 @@ class Outlet:
         self.open = False
         self.count(0)
         self._connection = None
-        self._send = _take_nothing
-
-
-def _take_nothing(_data: bytes) -> int:
-    return 0
+        self._socket = None
 
 
 class WrappedOutlet:

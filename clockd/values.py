@@ -107,10 +107,10 @@ class Histogram:
         self.counts = [0] * (len(self.bounds) + 1)
         self.total = 0.0
 
-    def observe(self, seconds: float) -> None:
-        """Count one observation."""
-        self.counts[bisect_left(self.bounds, seconds)] += 1
-        self.total += seconds
+    def observe(self, seconds: float, times: int = 1) -> None:
+        """Count one observation, or several that are equal."""
+        self.counts[bisect_left(self.bounds, seconds)] += times
+        self.total += times * seconds
 
 
 LATENESS_BOUNDS = (

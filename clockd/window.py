@@ -40,6 +40,7 @@ class AckWindow:
         now: The moment the connection was last heard of.
 
     Attributes:
+        free_until: Before this moment any push may go, and `admit` need not be asked.
         owed: Names of the feeds held back since an ask became overdue, in the order they were first held.
     """
 
@@ -47,12 +48,12 @@ class AckWindow:
         "_ack_seconds",
         "_asked",
         "_errors",
-        "_free_until",
         "_heard",
         "_last_ask",
         "_last_question",
         "_pushes",
         "_stale_seconds",
+        "free_until",
         "owed",
     )
 
@@ -62,16 +63,22 @@ class AckWindow:
         self._asked: float | None = None
         self._last_ask: float | None = None
         self._last_question: float | None = None  # an ask or a probe
-        self._free_until = -math.inf  # until then nothing is to be asked or held
+        self.free_until = -math.inf
         self._heard = now
         self._pushes = 0
         self._errors = 0
         self.owed: dict[str, None] = {}
 
-    def admit(self, now: float) -> Verdict:
-        """Decide on a push that is due; `ASK` opens the ask."""
-        self._pushes += 1
-        if now < self._free_until:
+    def admit(self, now: float, unasked: int = 0) -> Verdict:
+        """Decide on a push that is due; `ASK` opens the ask.
+
+        Args:
+            now: This moment.
+            unasked: Pushes that went since the last call, because it was not `free_until` yet; more than
+                `PUSHES_BETWEEN_ASKS` need not be counted.
+        """
+        self._pushes += unasked + 1
+        if now < self.free_until:
             return SEND
         if self._asked is not None:
             return HOLD if self.overdue(now) else SEND
@@ -81,7 +88,7 @@ class AckWindow:
             if few and passed < self._stale_seconds / 3:
                 return SEND
         self._asked = self._last_ask = self._last_question = now
-        self._free_until = now + min(self._ack_seconds, self._stale_seconds / 3)
+        self.free_until = now + min(self._ack_seconds, self._stale_seconds / 3)
         self._pushes = 0
         return ASK
 

@@ -3,7 +3,10 @@
 from doubles import Rig, Sink
 from prometheus_client.openmetrics import parser as openmetrics
 from prometheus_client.parser import text_string_to_metric_families
+from twisted.internet.defer import Deferred, succeed
+from twisted.internet.error import ConnectionDone
 from twisted.internet.task import Clock
+from twisted.python.failure import Failure
 from twisted.spread import pb
 from twisted.trial.unittest import SynchronousTestCase
 from twisted.web.http import HTTPChannel
@@ -23,7 +26,10 @@ class MetricsCase(SynchronousTestCase):
         self.tally.feed("time")
         self.collector = TallyCollector(self.tally, self.clock)
         self.trouble = None
-        self.site = metrics_site(self.collector, lambda: self.trouble, self.clock)
+        self.site = metrics_site(self.collector, lambda: self.trouble, self.clock, self.in_thread)
+
+    def in_thread(self, call):
+        return succeed(call())
 
     def get(self, path, method=b"GET", **headers):
         request = DummyRequest([path])
@@ -52,6 +58,29 @@ class ScrapeTests(MetricsCase):
     def test_the_text_format_is_the_default(self):
         self.assertEqual(self.scrape()["clockd_avatars",], 0)
         self.assertTrue(self.content_type.startswith("text/plain"), self.content_type)
+
+    def test_what_takes_a_while_is_waited_for_and_the_tally_is_read_after_it(self):
+        waiting = []
+        self.in_thread = lambda call: waiting.append((Deferred(), call)) or waiting[0][0]
+        self.site = metrics_site(self.collector, lambda: None, self.clock, self.in_thread)
+        request = self.get(b"metrics")
+        self.assertEqual((request.written, request.finished), ([], 0))
+        self.tally.avatars = 3
+        (done, call), = waiting
+        done.callback(call())
+        self.assertEqual(request.finished, 1)
+        page = b"".join(request.written)
+        self.assertIn(b"\nclockd_avatars 3.0\n", page)
+        self.assertIn(b"\nprocess_open_fds ", page)
+        self.assertEqual(request.responseHeaders.getRawHeaders("content-length"), [str(len(page))])
+
+    def test_who_leaves_meanwhile_gets_nothing(self):
+        done = Deferred()
+        self.site = metrics_site(self.collector, lambda: None, self.clock, lambda call: done)
+        request = self.get(b"metrics")
+        request.processingFailed(Failure(ConnectionDone()))
+        done.callback([])
+        self.assertEqual((request.written, request.finished), ([], 0))
 
     def test_openmetrics_is_there_for_who_accepts_it(self):
         samples = self.scrape("application/openmetrics-text; version=1.0.0, text/plain;q=0.5")

@@ -15,6 +15,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
 from clockd.schedule import CALLS_BETWEEN_LOOKS, FIRING_SECONDS, PHASE_MEMBERS, Schedule, ScheduledTimer, spread
+from clockd.values import LATENESS_BOUNDS, Histogram
 
 # whole numbers of 1/1024 s are exact as floats, so that properties hold to the last call
 exact_seconds = st.integers(1, 8192).map(lambda number: number / 1024)
@@ -101,7 +102,7 @@ class Member:
 class ScheduleTestCase(SynchronousTestCase):
     def setUp(self):
         self.clock = CountingClock()
-        self.schedule = Schedule(self.clock)
+        self.schedule = Schedule(self.clock, Histogram(LATENESS_BOUNDS))
 
     def join(self, period, key=None, during=None):
         return Member(self.schedule, period, key, during)
@@ -182,7 +183,7 @@ class PunctualityTests(ScheduleTestCase):
     @given(st.lists(coarse_seconds, min_size=1, max_size=5), coarse_seconds)
     def test_the_first_call_comes_within_one_period_whoever_was_there_before(self, advances, period):
         clock = CountingClock()
-        schedule = Schedule(clock)
+        schedule = Schedule(clock, Histogram(LATENESS_BOUNDS))
         for seconds in advances:
             member = Member(schedule, period)
             joined = clock.seconds()
@@ -203,7 +204,7 @@ class PunctualityTests(ScheduleTestCase):
     @given(exact_seconds, st.lists(exact_seconds, max_size=30))
     def test_calls_and_missed_periods_add_up_to_the_time_that_passed(self, period, advances):
         clock = CountingClock()
-        member = Member(Schedule(clock), period)
+        member = Member(Schedule(clock, Histogram(LATENESS_BOUNDS)), period)
         clock.pump(advances)
         self.assertEqual(sum(1 + call.missed for call in member.calls), sum(advances) // period)
         self.assertTrue(all(call.due % period == 0 for call in member.calls))
@@ -212,7 +213,7 @@ class PunctualityTests(ScheduleTestCase):
     @given(exact_seconds, st.lists(exact_seconds, max_size=30))
     def test_one_advance_of_the_clock_causes_one_call_at_most(self, period, advances):
         clock = CountingClock()
-        member = Member(Schedule(clock), period)
+        member = Member(Schedule(clock, Histogram(LATENESS_BOUNDS)), period)
         for seconds in advances:
             before = len(member.calls)
             clock.advance(seconds)
@@ -292,7 +293,7 @@ class PhaseTests(ScheduleTestCase):
     def test_a_phase_is_opened_wherever_in_the_period_the_clock_stands(self):
         for passed, first in ((0.25, 0.5), (0.5, 1.5), (0.75, 1.5)):
             clock = CountingClock()
-            schedule = Schedule(clock)
+            schedule = Schedule(clock, Histogram(LATENESS_BOUNDS))
             for _ in range(FULL):
                 Member(schedule, 1.0)
             clock.run(passed)
@@ -666,14 +667,14 @@ class WithinACallTests(ScheduleTestCase):
             self.assertEqual([len(member.calls) for member in (member, *others)], [1, 2, 2])
 
     def test_one_who_is_told_to_leave_is_called_only_if_it_was_its_turn_before(self):
-        first, second, third = self.join_many(3)
+        third, second, first = self.join_many(3)
         second.during = lambda: (first.leave(), third.leave())
         self.clock.run(3.0)
         self.assertEqual([member.moments for member in (first, second, third)], [[1.0], [1.0, 2.0, 3.0], []])
 
     def test_when_all_leave_no_delayed_call_is_left(self):
         members = self.join_many(2 * FULL)
-        members[0].during = lambda: [member.leave() for member in members]
+        members[FULL - 1].during = lambda: [member.leave() for member in members]
         self.clock.run(3.0)
         self.assertEqual(sum(len(member.calls) for member in members), 1 + FULL)
         self.assertEqual(self.clock.getDelayedCalls(), [])
@@ -726,7 +727,7 @@ class WithinACallTests(ScheduleTestCase):
             member.leave()
 
     def test_a_longer_period_of_ones_own_counts_from_the_change_however_long_the_others_take(self):
-        member, slow = self.join_many(2)
+        slow, member = self.join_many(2)
         member.during = self.once(member.change, 3.0)
         slow.during = self.once(self.clock.sleep, 0.5)
         self.clock.run(4.0)
@@ -834,7 +835,7 @@ class GivingWayTests(ScheduleTestCase):
     def test_calls_give_way_once_they_have_held_the_reactor_for_firing_seconds_and_not_before(self):
         for seconds, wake_ups in ((FIRING_SECONDS, [16, FULL - 16]), (0.99 * FIRING_SECONDS, [FULL])):
             members = self.join_many(FULL)
-            members[0].during = partial(self.clock.sleep, seconds)
+            members[-1].during = partial(self.clock.sleep, seconds)
             self.clock.advance(1.0)
             self.assertEqual(self.wake_ups(members), wake_ups)
             for member in members:
@@ -859,7 +860,7 @@ class GivingWayTests(ScheduleTestCase):
         self.assertEqual([[call.due for call in member.calls] for member in members], [[1.0, 2.0]] * FULL)
 
     def test_who_leaves_in_between_is_called_only_if_it_was_its_turn_before(self):
-        members = self.slow(FULL)
+        members = self.slow(FULL)[::-1]
         self.in_between(lambda: [member.leave() for member in members[8:24]])
         self.clock.advance(1.0)
         self.assertEqual([len(member.calls) for member in members], [1] * 16 + [0] * 8 + [1] * (FULL - 24))
@@ -917,13 +918,14 @@ class GivingWayTests(ScheduleTestCase):
     def test_a_change_in_between_holds_from_then_on_for_who_has_been_called(self):
         for period in (0.75, 1.5):
             members = self.slow(FULL)
-            self.in_between(lambda period=period, members=members: members[0].change(period))
+            first = members[-1]
+            self.in_between(lambda period=period, first=first: first.change(period))
             self.clock.advance(1.0)
             for member in members:
                 member.during = None
             self.clock.run(1.5)
             changed = 1.0 + CALLS_BETWEEN_LOOKS * 0.001
-            self.assertAlmostEqual(members[0].calls[1].due, changed + period)
+            self.assertAlmostEqual(first.calls[1].due, changed + period)
             for member in members:
                 member.leave()
             self.clock.rightNow = 0.0
@@ -1029,7 +1031,7 @@ class GrowthTests(ScheduleTestCase):
         self.assertEqual(member.moments, [DAY - 29_999])
 
     def test_an_endless_series_of_changes_by_the_only_member_leaves_nothing_behind(self):
-        schedule = self.schedule = Schedule(self.clock)
+        schedule = self.schedule = Schedule(self.clock, Histogram(LATENESS_BOUNDS))
         member = Member(schedule, DAY)
         largest = 0
         for number in range(1, 5_000):
@@ -1169,7 +1171,7 @@ class Troupe:
 
     def __init__(self):
         self.clock = CountingClock()
-        self.schedule = Schedule(self.clock)
+        self.schedule = Schedule(self.clock, Histogram(LATENESS_BOUNDS))
         self.members = []
         self.slept = math.inf  # since when nothing ran that was due
 
@@ -1257,7 +1259,7 @@ class TroupeTests(SynchronousTestCase):
     )
     def test_calls_that_take_long_leave_nobody_out_and_call_nobody_twice(self, count, key, seconds, acts):
         clock = CountingClock()
-        schedule = Schedule(clock)
+        schedule = Schedule(clock, Histogram(LATENESS_BOUNDS))
         members = [Member(schedule, 1.0, key, partial(clock.sleep, seconds)) for _ in range(count)]
         joined, left, changed = [], {}, set()
 
@@ -1291,7 +1293,7 @@ class ScheduledTimerTests(SynchronousTestCase):
     def setUp(self):
         self.clock = CountingClock()
         self.calls = []
-        self.schedule = Schedule(self.clock)
+        self.schedule = Schedule(self.clock, Histogram(LATENESS_BOUNDS))
         self.timer = ScheduledTimer(self.schedule, "key", 1.0, self.call, "a", b="b")
 
     def call(self, *args, **kwargs):
@@ -1467,7 +1469,7 @@ quarters = st.integers(0, 16).map(lambda number: number / 4)
 class ChangesTests(SynchronousTestCase):
     def start(self, step, companions=()):
         self.clock = CountingClock()
-        schedule = Schedule(self.clock)
+        schedule = Schedule(self.clock, Histogram(LATENESS_BOUNDS))
         for number, (other, seconds) in enumerate(companions):
             ScheduledTimer(schedule, number, other, int).startService()
             self.clock.run(seconds)

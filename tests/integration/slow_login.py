@@ -69,7 +69,7 @@ async def main():
     for checker, realm_seconds in ((SlowChecker(SLOW), 0), (SlowChecker(0), SLOW)):
         roster = Roster(16)
         feeds = FeedTable([ClockFeed(lambda: 0.0)])
-        realm = SlowRealm(roster, feeds, Schedule(reactor), Limits(), tally)
+        realm = SlowRealm(roster, feeds, Schedule(reactor, tally.lateness), Limits(), tally)
         realm.seconds = realm_seconds
         portal = Portal(realm, [checker])
         port = reactor.listenTCP(
