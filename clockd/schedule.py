@@ -55,6 +55,7 @@ class Schedule:
         self._empty = 0
         self._serial = count()
         self._calls: Iterator[None] | None = None  # what is left of the calls that are due
+        self._gone: list[Membership] = []  # who left meanwhile
         self._wake_up: IDelayedCall | None = None
         self._wake_at = 0.0
 
@@ -89,6 +90,8 @@ class Schedule:
         phase = membership.phase
         cohort = phase.cohort
         cohort.unseat(membership)
+        if self._calls is not None:
+            self._gone.append(membership)
         if phase.members:
             return
         if not cohort.size:
@@ -144,8 +147,8 @@ class Schedule:
             due += missed * period
             phase.due = due + period
             heapq.heapreplace(self._firings, (phase.due, serial, phase))
-            members = phase.members
-            phase.left, phase.punctual = phase.punctual, len(members)
+            calls, keys = phase.calls, phase.keys
+            phase.left, phase.punctual = phase.punctual, len(phase.members)
             while phase.left:
                 self.due, self.missed = due, missed
                 made = 0
@@ -154,17 +157,20 @@ class Schedule:
                     if left < 0:
                         break
                     phase.left = left
-                    member = members[left]
-                    call = member.call
+                    call, key = calls[left], keys[left]
                     try:
-                        if call(member.key):
+                        if call(key):
                             made += 1
                     except Exception:  # noqa: BLE001  # one bad call must not end the others
-                        member.failed()
+                        self._failed(phase, call, key)
                 if made:
                     self._lateness.observe(self.clock.seconds() - due, made)
+                self._gone.clear()
                 yield
             self._rearrange(phase)
+
+    def _failed(self, phase: "_Phase", call: Callable[[Any], object], key: Hashable) -> None:
+        next(member for member in (*phase.members, *self._gone) if member.call is call and member.key is key).failed()
 
     def _rearrange(self, phase: "_Phase") -> None:
         """Move those who asked for another period, and all others if the cohort can do without the phase."""
@@ -241,19 +247,23 @@ class _Phase:
         number: Its number in the cohort.
         due: When it fires next.
         members: Who is called; the last first, so that a firing that goes on is told by one number.
+        calls: What each of them is called by; with `keys` all that a firing needs, and so all that it touches.
+        keys: The key of each.
         left: In the firing that goes on, so many of the first members are still to be called.
         punctual: So many of the first members have a part in the next firing; those behind joined when it was late
             already.
         movers: Members who will change after this firing or the next, and to which period.
     """
 
-    __slots__ = ("cohort", "due", "left", "members", "movers", "number", "punctual")
+    __slots__ = ("calls", "cohort", "due", "keys", "left", "members", "movers", "number", "punctual")
 
     def __init__(self, cohort: "_Cohort", number: int, due: float) -> None:
         self.cohort = cohort
         self.number = number
         self.due = due
         self.members: list[Membership] = []
+        self.calls: list[Callable[[Any], object]] = []
+        self.keys: list[Hashable] = []
         self.left = 0
         self.punctual = 0
         self.movers: dict[Membership, float] = {}
@@ -261,13 +271,14 @@ class _Phase:
     def add(self, membership: Membership, now: float) -> None:
         """Seat a membership."""
         membership.phase = self
+        membership.index = len(self.members)
         self.members.append(membership)
-        index = len(self.members) - 1
+        self.calls.append(membership.call)
+        self.keys.append(membership.key)
         if self.due > now:
-            self._put(self.members[self.punctual], index)
-            index = self.punctual
+            self._put(self.members[self.punctual], membership.index)
+            self._put(membership, self.punctual)
             self.punctual += 1
-        self._put(membership, index)
 
     def remove(self, membership: Membership) -> None:
         """Unseat a membership; those behind it move up, so that the first ones stay the first."""
@@ -280,14 +291,16 @@ class _Phase:
             self.punctual -= 1
             self._put(self.members[self.punctual], hole)
             hole = self.punctual
-        last = self.members.pop()
+        last = self.members[-1]
+        for each in (self.members, self.calls, self.keys):
+            del each[-1]
         if hole < len(self.members):
             self._put(last, hole)
         self.movers.pop(membership, None)
         membership.phase = None
 
     def _put(self, membership: Membership, index: int) -> None:
-        self.members[index] = membership
+        self.members[index], self.calls[index], self.keys[index] = membership, membership.call, membership.key
         membership.index = index
 
 

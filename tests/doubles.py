@@ -328,7 +328,9 @@ class Rig:
         self.tally.feed("time")
         self.roster = Roster(self.limits.connections_per_account)
         self.feeds = FeedTable([ClockFeed(self.now)])
-        self.realm = realm(ClockRealm(self.roster, self.feeds, Schedule(self.clock, self.tally.lateness), self.limits, self.tally))
+        self.realm = realm(
+            ClockRealm(self.roster, self.feeds, Schedule(self.clock, self.tally.lateness), self.limits, self.tally)
+        )
         checkers = [checker or SecretChecker(Users(names))] + [AllowAnonymousAccess()] * anonymous
         self.portal = Portal(self.realm, checkers)
         self.factory = ClockServerFactory(

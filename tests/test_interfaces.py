@@ -21,7 +21,9 @@ class ImplementersTests(SynchronousTestCase):
     def setUp(self):
         self.clock, self.limits, self.tally = Clock(), Limits(), Tally()
         self.feeds = FeedTable([ClockFeed(self.clock.seconds)])
-        self.realm = ClockRealm(Roster(1), self.feeds, Schedule(self.clock, self.tally.lateness), self.limits, self.tally)
+        self.realm = ClockRealm(
+            Roster(1), self.feeds, Schedule(self.clock, self.tally.lateness), self.limits, self.tally
+        )
 
     def test_the_clock_is_a_feed(self):
         self.assertTrue(verifyObject(IFeed, ClockFeed(self.clock.seconds)))

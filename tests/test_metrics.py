@@ -66,7 +66,7 @@ class ScrapeTests(MetricsCase):
         request = self.get(b"metrics")
         self.assertEqual((request.written, request.finished), ([], 0))
         self.tally.avatars = 3
-        (done, call), = waiting
+        ((done, call),) = waiting
         done.callback(call())
         self.assertEqual(request.finished, 1)
         page = b"".join(request.written)

@@ -90,7 +90,13 @@ class RealmTests(SynchronousTestCase):
     def test_a_realm_without_time_cannot_be_made(self):
         rig = self.rig
         self.assertRaises(
-            UnknownFeed, ClockRealm, rig.roster, FeedTable([]), Schedule(rig.clock, rig.tally.lateness), rig.limits, rig.tally
+            UnknownFeed,
+            ClockRealm,
+            rig.roster,
+            FeedTable([]),
+            Schedule(rig.clock, rig.tally.lateness),
+            rig.limits,
+            rig.tally,
         )
 
 

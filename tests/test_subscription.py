@@ -47,7 +47,9 @@ class SubscriptionCase(SynchronousTestCase):
         self.counts = self.tally.feeds["load"]
 
     def subscribe(self):
-        return Subscription(Newest(CountingFeed(), Schedule(self.clock, self.tally.lateness), self.tally), self.sink, self.limits)
+        return Subscription(
+            Newest(CountingFeed(), Schedule(self.clock, self.tally.lateness), self.tally), self.sink, self.limits
+        )
 
 
 class PushingTests(SubscriptionCase):
@@ -174,7 +176,9 @@ class SetPeriodTests(SubscriptionCase):
     @given(st.lists(st.sampled_from([0.5, 1.0, 2.0, 8.0]), max_size=30))
     def test_changes_alone_push_nothing(self, periods):
         sink = ListSink()
-        subscription = Subscription(Newest(CountingFeed(), Schedule(Clock(), self.tally.lateness), Tally()), sink, self.limits)
+        subscription = Subscription(
+            Newest(CountingFeed(), Schedule(Clock(), self.tally.lateness), Tally()), sink, self.limits
+        )
         subscription.start()
         for period in periods:
             subscription.set_period(period)
