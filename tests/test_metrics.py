@@ -76,7 +76,7 @@ class ScrapeTests(MetricsCase):
 
     def test_who_leaves_meanwhile_gets_nothing(self):
         done = Deferred()
-        self.site = metrics_site(self.collector, lambda: None, self.clock, lambda call: done)
+        self.site = metrics_site(self.collector, lambda: None, self.clock, lambda _: done)
         request = self.get(b"metrics")
         request.processingFailed(Failure(ConnectionDone()))
         done.callback([])
