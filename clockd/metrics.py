@@ -73,6 +73,13 @@ class TallyCollector(Collector):
             "Errors that reached the log with a traceback; each is a bug.",
             tally.unhandled_errors,
         )
+        expiry = GaugeMetricFamily(
+            "clockd_tls_certificate_expiry_timestamp_seconds",
+            "When the server's certificate, or one of those it sends along, expires; nothing without TLS.",
+        )
+        if tally.tls_expiry is not None:
+            expiry.add_metric([], tally.tls_expiry)
+        yield expiry
         build = {"version": __version__, "twisted": twisted.__version__, "python": platform.python_version()}
         yield InfoMetricFamily("clockd_build", "What this clockd is made of.", build)
 

@@ -85,6 +85,12 @@ class Schedule:
             heapq.heappush(self._firings, (phase.due, next(self._serial), phase))
             self._wake_by(phase.due)
 
+    def catch_up(self) -> None:
+        """Make the calls that are due; for work that would have them wait for the reactor's next turn."""
+        if self._wake_up is not None and self._wake_at <= self.clock.seconds():
+            self._wake_up.cancel()
+            self._wake()
+
     def exit(self, membership: "Membership") -> None:
         """Take a membership out of its cohort."""
         phase = membership.phase
@@ -285,19 +291,21 @@ class _Phase:
         hole = membership.index
         if hole < self.left:
             self.left -= 1
-            self._put(self.members[self.left], hole)
-            hole = self.left
+            hole = self._move_up(self.left, hole)
         if hole < self.punctual:
             self.punctual -= 1
-            self._put(self.members[self.punctual], hole)
-            hole = self.punctual
-        last = self.members[-1]
+            hole = self._move_up(self.punctual, hole)
+        self._move_up(len(self.members) - 1, hole)
         for each in (self.members, self.calls, self.keys):
             del each[-1]
-        if hole < len(self.members):
-            self._put(last, hole)
         self.movers.pop(membership, None)
         membership.phase = None
+
+    def _move_up(self, index: int, hole: int) -> int:
+        """Fill a hole from another place, and return where the hole is now."""
+        if index != hole:
+            self._put(self.members[index], hole)
+        return index
 
     def _put(self, membership: Membership, index: int) -> None:
         self.members[index], self.calls[index], self.keys[index] = membership, membership.call, membership.key

@@ -130,6 +130,13 @@ class ScrapeTests(MetricsCase):
         self.assertIn("process_open_fds", self.kinds)
         self.assertIn("python_gc_objects_collected", self.kinds)
 
+    def test_without_tls_there_is_no_expiry_and_with_it_there_is_the_moment(self):
+        name = "clockd_tls_certificate_expiry_timestamp_seconds"
+        self.assertEqual(self.labelled(name), {})
+        self.assertEqual(self.kinds[name], "gauge")
+        self.tally.tls_expiry = 1_795_384_276.0
+        self.assertEqual(self.labelled(name), {(): 1_795_384_276.0})
+
     def test_the_build_is_told(self):
         (labels,) = (dict(key[1:]) for key in self.scrape() if key[0] == "clockd_build_info")
         self.assertEqual((labels["version"], set(labels)), (__version__, {"version", "twisted", "python"}))

@@ -800,6 +800,77 @@ class WithinACallTests(ScheduleTestCase):
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
 
+class ComingAndGoingTests(ScheduleTestCase):
+    @given(
+        st.lists(
+            st.tuples(st.integers(0, 7), st.lists(st.integers(0, 7), max_size=4), st.integers(0, 3)), max_size=12
+        )
+    )
+    def test_whoever_leaves_or_joins_in_whose_call_all_who_stay_are_called_once_a_period(self, acts):
+        """Each act is: in whose call, who leaves, and how many join."""
+        clock = CountingClock()
+        schedule = Schedule(clock, Histogram(LATENESS_BOUNDS))
+        members = [Member(schedule, 1.0) for _ in range(8)]
+        there = set(members)
+
+        def act(leavers, joiners):
+            for member in leavers:
+                member.leave()
+                there.discard(member)
+            there.update(Member(schedule, 1.0) for _ in range(joiners))
+
+        for actor, leavers, joiners in acts:
+            pending = [partial(act, [members[leaver] for leaver in leavers], joiners)]
+            members[actor].during = lambda pending=pending: pending and pending.pop()()
+            clock.run(1.0)
+            for _, _, phase in schedule._firings:
+                self.assertEqual([member.index for member in phase.members], list(range(len(phase.members))))
+        for member in there:
+            member.calls.clear()
+        clock.run(3.0)
+        self.assertEqual({len(member.calls) for member in there}, {3} if there else set())
+        for member in there:
+            member.leave()
+        self.assertEqual((clock.getDelayedCalls(), schedule._cohorts), ([], {}))
+
+
+class CatchingUpTests(ScheduleTestCase):
+    def test_calls_that_are_due_are_made_without_a_turn_of_the_reactor(self):
+        member = self.join(1.0)
+        self.clock.sleep(1.25)
+        self.schedule.catch_up()
+        self.assertEqual((member.moments, member.calls[0].due), ([1.25], 1.0))
+        self.clock.advance(0.0)
+        self.assertEqual(member.moments, [1.25])
+        self.clock.run(1.0)
+        self.assertEqual(member.moments, [1.25, 2.0])
+
+    def test_what_is_not_due_yet_is_left_alone(self):
+        member = self.join(1.0)
+        self.clock.sleep(0.75)
+        self.schedule.catch_up()
+        self.assertEqual(member.moments, [])
+        self.assertEqual(len(self.clock.getDelayedCalls()), 1)
+
+    def test_it_gives_way_too(self):
+        members = self.join_many(FULL, during=partial(self.clock.sleep, 0.001))
+        self.clock.sleep(1.0)
+        self.schedule.catch_up()
+        self.assertEqual(sum(len(member.calls) for member in members), CALLS_BETWEEN_LOOKS)
+        self.schedule.catch_up()
+        self.assertEqual(sum(len(member.calls) for member in members), 2 * CALLS_BETWEEN_LOOKS)
+
+    def test_in_a_call_it_does_nothing(self):
+        member, other = self.join_many(2)
+        other.during = self.schedule.catch_up
+        self.clock.run(1.0)
+        self.assertEqual((member.moments, other.moments), ([1.0], [1.0]))
+
+    def test_where_nobody_has_joined_it_does_nothing(self):
+        self.schedule.catch_up()
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+
 class GivingWayTests(ScheduleTestCase):
     def slow(self, count, seconds=0.001, **others):
         return self.join_many(count, during=partial(self.clock.sleep, seconds), **others)
