@@ -64,6 +64,9 @@ MESSAGES_BEFORE_LOGIN = 32
 SLICE_SECONDS = 0.001
 """So long a connection's messages are served before others have their turn."""
 
+ADDRESS_LETTERS = 108
+"""Longest address that is kept or logged: a Unix socket's path has no more (`sun_path` in Linux's unix(7))."""
+
 TEMPLATES = 256
 """As many push templates are kept for others; stock clients' minds have ids from 1 on."""
 
@@ -283,7 +286,8 @@ class ClockBroker(pb.Broker):
     @property
     def address(self) -> str | None:
         """The peer's host, or None for a local socket."""
-        return getattr(self.transport.getPeer(), "host", None)
+        host = getattr(self.transport.getPeer(), "host", None)
+        return None if host is None else str(host)[:ADDRESS_LETTERS]
 
     def new_request(self) -> int:
         """Return a number for a request that wants an answer."""
@@ -554,8 +558,17 @@ class ClockServerFactory(pb.PBServerFactory):
 
 
 def printable_address(address: IAddress) -> str:
-    """Return `HOST:PORT`, `[IPV6]:PORT`, or the path of a Unix socket."""
+    """Return `HOST:PORT`, `[IPV6]:PORT`, or the path of a Unix socket.
+
+    A PROXY header may claim anything: what cannot be printed is escaped, and what is too long is cut.
+    """
     host, port = getattr(address, "host", None), getattr(address, "port", None)
     if host is None:
-        return os.fsdecode(getattr(address, "name", None) or "a local socket")
+        return _word(os.fsdecode(getattr(address, "name", None) or "a local socket"))
+    host = _word(host)
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _word(text: str) -> str:
+    escaped = (char if char.isprintable() else ascii(char)[1:-1] for char in text[:ADDRESS_LETTERS])
+    return "".join(escaped)[:ADDRESS_LETTERS]

@@ -28,7 +28,7 @@ from clockd.config import Config, Tls
 from clockd.errors import CannotListen, Misconfigured
 from clockd.feeds import ClockFeed, FeedTable
 from clockd.logs import count_errors
-from clockd.metrics import TallyCollector, metrics_site
+from clockd.metrics import NewestStay, TallyCollector, metrics_site
 from clockd.passwords import PasswordPool, new_hasher
 from clockd.realm import ClockRealm, Roster
 from clockd.schedule import Schedule
@@ -290,7 +290,7 @@ def make_service(config: Config, reactor: Any, now: Callable[[], float]) -> Cloc
     site = metrics_site(
         collector, service.trouble, clock, lambda call: deferToThreadPool(reactor, reactor.getThreadPool(), call)
     )
-    listen("metrics.listen", config.metrics.listen, site)
+    listen("metrics.listen", config.metrics.listen, NewestStay(site))
     for timer in (
         TimerService(SECOND, service.look, collector),
         TimerService(SECOND, lambda: factory.expel(users.refresh())),

@@ -25,6 +25,7 @@ from typing import Any
 
 from twisted.internet import tcp, unix
 from twisted.internet.interfaces import IListeningPort, ITransport
+from twisted.protocols.haproxy._wrapper import HAProxyProtocolWrapper, HAProxyWrappingFactory
 from twisted.protocols.policies import ProtocolWrapper
 from twisted.protocols.tls import TLSMemoryBIOFactory, TLSMemoryBIOProtocol
 from twisted.python.failure import Failure
@@ -180,6 +181,19 @@ class TLSFactory(TLSMemoryBIOFactory):
     protocol = TLSConnection
 
 
+class ProxiedConnection(HAProxyProtocolWrapper):
+    """A connection that begins with a PROXY header; Twisted's parser lets ValueErrors of a bad one out."""
+
+    def dataReceived(self, data: bytes) -> None:
+        """Take bytes; what is no header ends the connection."""
+        try:
+            super().dataReceived(data)
+        except ValueError:
+            if self._proxyInfo is not None:
+                raise
+            self.loseConnection()
+
+
 BACKLOG = 1024
 """Connections that may wait to be accepted; with Twisted's 50, many in a storm try again a second later."""
 
@@ -208,6 +222,8 @@ def prepare(port: IListeningPort, lost_seconds: float) -> None:
         return
     port.transport = UNIXConnection if isinstance(port, unix.Port) else TCPConnection  # type: ignore[assignment]
     port.socket.listen(max(port.backlog, BACKLOG))
+    if isinstance(port.factory, HAProxyWrappingFactory):
+        port.factory.protocol = ProxiedConnection  # type: ignore[assignment]  # mypy takes it for an instance
     accept = port.doRead
 
     def accept_some() -> None:

@@ -517,9 +517,7 @@ class KeyTests(RigCase):
             self.assertTrue(answer.check("clockd.errors." + ("InvalidPeriod" if taken else "InvalidValue")), key)
 
     def test_what_has_a_hash_that_no_peer_can_choose_may_be_one(self):
-        self.assert_taken(
-            True, 2**63 - 1, -(2**63), 0.5, b"x", [b"None"], [b"unicode", b"x"], [b"boolean", b"true"]
-        )
+        self.assert_taken(True, 2**63 - 1, -(2**63), 0.5, b"x", [b"None"], [b"unicode", b"x"], [b"boolean", b"true"])
 
     def test_long_ints_tuples_and_references_may_not(self):
         self.assert_taken(
@@ -1348,6 +1346,15 @@ class SweepTests(RigCase):
 
 
 class AddressTests(SynchronousTestCase):
+    def test_what_a_proxy_claims_is_one_short_word(self):
+        for host, printed in (
+            ("1\x1b[2J\n2", "1\\x1b[2J\\n2:7"),
+            ("x" * 60_000, "x" * 108 + ":7"),
+            ("\x00" * 60_000, ("\\x00" * 27) + ":7"),
+        ):
+            self.assertEqual(printable_address(IPv4Address("TCP", host, 7)), printed)
+        self.assertEqual(printable_address(UNIXAddress(b"/run/\x1b\xff\n")), "/run/\\x1b\\udcff\\n")
+
     def test_an_address_is_printed_as_people_write_it(self):
         for address, text in (
             (IPv4Address("TCP", "192.0.2.7", 1), "192.0.2.7:1"),

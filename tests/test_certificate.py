@@ -393,6 +393,16 @@ class Peer(Protocol):
         self.lost = reason.value
 
 
+class Verdict:
+    """What a context is told to fail, in place of TLS; keeps why."""
+
+    def __init__(self):
+        self.reasons = []
+
+    def failVerification(self, reason):
+        self.reasons.append(str(reason.value))
+
+
 class ClientTests(CertificateCase):
     """Clients of Twisted's own make, with our context and with Twisted's, in memory."""
 
@@ -510,6 +520,37 @@ class ClientTests(CertificateCase):
         told = "the certificate of an authority behind the server's is refused by OpenSSL, with the verification code "
         ours, _ = self.meet(self.ours(), Certified(HOST, issuer=mallory), mallory)
         self.assertRegex(str(ours.lost), rf"^{told}\d+$")
+
+    def test_openssl_is_told_not_to_go_on_too(self):
+        nameless, verdict = Certified(HOST, issuer=self.chain.root, hosts=()), Verdict()
+        client = self.ours().clientConnectionForTLS(verdict)
+        server = self.options([nameless.pem], [nameless.key_pem()]).serverConnectionForTLS(None)
+        client.set_connect_state()
+        server.set_accept_state()
+        with self.assertRaisesRegex(SSL.Error, "certificate verify failed"):
+            for near, far in 2 * [(client, server), (server, client)]:
+                with contextlib.suppress(SSL.WantReadError):
+                    near.do_handshake()
+                far.bio_write(near.bio_read(2**16))
+        self.assertEqual(len(verdict.reasons), 1)
+
+    def test_a_certificate_that_cannot_be_read_is_told_whatever_is_raised(self):
+        class Odd:
+            def to_cryptography(self):
+                raise ZeroDivisionError("odd")
+
+        verdict = Verdict()
+        self.assertFalse(self.ours()._verify(verdict, None, Odd(), 0, 0, 1))
+        self.assertEqual(verdict.reasons, ["the server's certificate makes no sense (odd)"])
+
+    def test_a_client_s_certificate_that_cannot_be_read_has_no_names(self):
+        class Odd(SSL.Connection):
+            def get_peer_certificate(self, *, as_cryptography):
+                raise ValueError("odd")
+
+        context = SSL.Context(SSL.TLS_SERVER_METHOD)
+        context.set_verify(SSL.VERIFY_PEER)
+        self.assertEqual(common_names(Transport(Odd(context, None))), ())
 
     def test_the_authorities_of_the_system_are_trusted_if_no_others_are_named(self):
         for variable, trusted in (("SSL_CERT_FILE", True), (None, False)):

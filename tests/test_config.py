@@ -179,7 +179,13 @@ class BoundsTests(ConfigCase):
 
     def test_each_limit_takes_its_outermost_values_and_none_beyond(self):
         for key, inside, outside in (
+            ("connections", (1, 1_000_000), (0, 1_000_001)),
             ("connections_per_account", (1, 1_000_000), (0, 1_000_001)),
+            ("connections_per_address", (0, 1_000_000), (-1, 1_000_001)),
+            ("pending", (1, 1_000_000), (0, 1_000_001)),
+            ("pending_per_address", (1, 1_000_000), (0, 1_000_001)),
+            ("login_seconds", (0.05, 86400), (0.049, 86400.1, "nan", "inf")),
+            ("message_bytes", (1024, 655_360), (1023, 655_361)),
             ("ack_seconds", (0.05, 86400), (0.049, 86400.1, "nan", "inf")),
             ("stale_seconds", (0.05, 86400), (0.049, 86400.1, "nan", "inf")),
             ("buffer_bytes", (4096, 65536, 1_073_741_824), (4095, 1_073_741_825, -1, 0, 4096.5, "true", "nan")),

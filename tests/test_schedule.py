@@ -802,9 +802,7 @@ class WithinACallTests(ScheduleTestCase):
 
 class ComingAndGoingTests(ScheduleTestCase):
     @given(
-        st.lists(
-            st.tuples(st.integers(0, 7), st.lists(st.integers(0, 7), max_size=4), st.integers(0, 3)), max_size=12
-        )
+        st.lists(st.tuples(st.integers(0, 7), st.lists(st.integers(0, 7), max_size=4), st.integers(0, 3)), max_size=12)
     )
     def test_whoever_leaves_or_joins_in_whose_call_all_who_stay_are_called_once_a_period(self, acts):
         """Each act is: in whose call, who leaves, and how many join."""

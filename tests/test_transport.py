@@ -920,3 +920,44 @@ def received(peer):
     except BlockingIOError:
         pass
     return found
+
+
+class ProxiedTests(PortCase):
+    """Behind a PROXY header, as an endpoint `haproxy:` makes it."""
+
+    def setUp(self):
+        super().setUp()
+        self.inner = self.factory
+        self.factory = HAProxyWrappingFactory(self.inner)
+
+    def test_a_header_that_twisted_s_parser_chokes_on_ends_the_connection(self):
+        port = self.tcp_port()
+        prepare(port, 30.0)
+        for header in (
+            b"PROXY TCP4 192.0.2.1 192.0.2.2 x 2\r\n",
+            b"PROXY TCP4 \xff 192.0.2.2 1 2\r\n",
+            b"PROXY TCP6 2001:db8::1 \xff 1 2\r\n",
+            b"PROXY nonsense\r\n",
+            b"GET / HTTP/1.1\r\n\r\n",
+        ):
+            peer = self.connect(port)
+            peer.send(header)
+            self.reactor.turn()
+            self.reactor.turn()
+            self.assertTrue(self.inner.made[-1].ended, header)
+        self.assertEqual(self.flushLoggedErrors(), [])
+
+    def test_what_follows_a_good_one_reaches_the_protocol_and_its_errors_come_through(self):
+        port = self.tcp_port()
+        prepare(port, 30.0)
+        peer = self.connect(port)
+        peer.send(b"PROXY TCP4 192.0.2.1 192.0.2.2 1 2\r\n" + SOME)
+        self.reactor.turn()
+        (protocol,) = self.inner.made
+        self.assertEqual(protocol.received, SOME)
+
+        def faulty(data):
+            raise ValueError
+
+        protocol.dataReceived = faulty
+        self.assertRaises(ValueError, protocol.transport.dataReceived, SOME)

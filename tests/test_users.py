@@ -141,7 +141,9 @@ class LoadingTests(UsersCase):
             HASH.replace("t=3", "t=100"),
             HASH.replace("p=4", "p=0"),
             HASH.replace("p=4", "p=100"),
-            HASH.replace("p=4", "p=٤"),  # a digit, too
+            HASH.replace("m=65536", "m=6553٦"),  # a digit, too
+            HASH.replace("t=3", "t=1٣"),
+            HASH.replace("p=4", "p=1٤"),
             HASH.replace(",t=3", ""),
             f"{head}${salt[:-1]}${own}",
             f"{head}${salt}A${own}",

@@ -40,7 +40,7 @@ def attempt(target: str, seed: int) -> None:
     try:
         TARGETS[target](data, random)
     except BaseException:
-        print(f"found with --inputs 1 --seed {seed}: {data.hex(' ')}", file=sys.stderr)
+        print(f"with --inputs 1 --seed {seed}: {data.hex(' ')}", file=sys.stderr)
         raise
 
 

