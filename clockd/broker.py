@@ -56,7 +56,7 @@ BEFORE_LOGIN = Bounds(bytes=1024, depth=16, items=64)
 """Of one expression. A stock client's longest one before its login has some 200 bytes."""
 
 DEPTH, ITEMS = 16, 2048
-"""Of one expression after the login; its bytes are a limit of the configuration. A value of four levels has a depth of 12."""
+"""Of one expression after the login, whose bytes are a limit of the configuration. A value of four levels takes 12."""
 
 MESSAGES_BEFORE_LOGIN = 32
 """A stock client sends four, and two more for each further try."""
@@ -132,7 +132,7 @@ class LoginRoot:
         return self._broker.login.anonymous(sink).addCallback(self._broker.authenticated, sink)
 
     def remote_loginCertificate(self, mind: object) -> Deferred[Boundary]:
-        """Log in by the certificate that was shown in the handshake, where it is asked for; see `challenged_respond`."""
+        """Log in by the certificate shown in the handshake, where it is asked for; see `challenged_respond`."""
         names = common_names(self._broker.transport)
         if names is None:
             raise NotPermitted("nobody is asked for a certificate here: log in with a name and a secret")

@@ -267,9 +267,8 @@ def _distrust(certificate: x509.Certificate, code: int, depth: int) -> str:
             | _Codes.ERR_SELF_SIGNED_CERT_IN_CHAIN
             | _Codes.ERR_UNABLE_TO_GET_ISSUER_CERT
             | _Codes.ERR_UNABLE_TO_GET_ISSUER_CERT_LOCALLY
-            | _Codes.ERR_UNABLE_TO_VERIFY_LEAF_SIGNATURE
         ):
-            return "the server's certificate is of no authority that is trusted here; is there one whose file to name?"
+            return "the server's certificate is of no authority that is trusted here; if it should be, name the authority's file"
     return f"{what} is refused by OpenSSL, with the verification code {code}"
 
 

@@ -100,7 +100,7 @@ def connect(
 
     Raises:
         ReactorConflict: A reactor is installed that does not run on the asyncio loop of the caller.
-        ConnectionFailed: The endpoint string cannot be parsed, or does without `tls` what is left to it.
+        ConnectionFailed: The endpoint string cannot be parsed, or is one of Twisted's own for TLS.
         TypeError: The name or the secret is no str, or there is neither, nor a certificate.
     """
     if isinstance(name, str) and isinstance(secret, str):

@@ -21,7 +21,6 @@ from twisted.logger import (
     globalLogBeginner,
 )
 
-
 LINES, SECONDS = 10, 10.0
 """As many lines of one kind are written in as many seconds, of those that peers can cause."""
 

@@ -488,7 +488,7 @@ class ClientTests(CertificateCase):
             )
 
     def test_a_certificate_of_nobody_that_is_trusted_is_told(self):
-        told = "the server's certificate is of no authority that is trusted here; is there one whose file to name?"
+        told = "the server's certificate is of no authority that is trusted here; if it should be, name the authority's file"
         other = Chain()
         for shown in (
             [other.server, other.between],
@@ -559,6 +559,12 @@ class ClientTests(CertificateCase):
             client = ClientTLS(HOST)
             os.environ.pop("SSL_CERT_FILE", None)
             self.assertEqual(self.meet(client)[0].heard == b"tick", trusted)
+
+    def test_of_the_system_s_authorities_one_that_another_has_signed_is_not_enough(self):
+        os.environ["SSL_CERT_FILE"] = str(self.write("system", self.chain.between.pem))
+        self.addCleanup(os.environ.pop, "SSL_CERT_FILE")
+        ours, _ = self.meet(ClientTLS(HOST))
+        self.assertIn("of no authority that is trusted here", str(ours.lost))
 
     def test_the_client_s_own_certificate_is_shown_to_who_asks_for_it(self):
         authority = Certified("an authority of clients", authority=True)

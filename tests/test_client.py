@@ -576,11 +576,12 @@ class ConnectTests(SynchronousTestCase):
         self.assertRaises(ReactorConflict, asyncio.run, program())
 
     def test_what_is_no_login_is_a_mistake_of_the_program(self):
-        tls = ClientTLS(HOST)
-        for words in (("alice",), ("alice", None), (None, SECRET), (), (b"alice", SECRET), ("alice", b"secret")):
-            for protection in (None, tls):
+        certified = ClientTLS(HOST)
+        certified.has_certificate = True
+        for tls, more in ((None, [()]), (ClientTLS(HOST), [()]), (certified, [])):
+            for words in (("alice",), ("alice", None), (None, SECRET), (b"alice", SECRET), ("alice", b"secret"), *more):
                 with self.assertRaisesRegex(TypeError, "the name and the secret are str"):
-                    connect("tcp:host:1", *words, tls=protection, reactor=MemoryReactorClock())
+                    connect("tcp:host:1", *words, tls=tls, reactor=MemoryReactorClock())
 
     def test_twisted_s_own_way_to_tls_is_not_taken(self):
         for endpoint in ("tls:host:1", "ssl:host:1", "tls:host:1:trustRoots=."):

@@ -225,6 +225,13 @@ class RuleTests(SynchronousTestCase):
         self.assertRaises(Malformed, list, decoder)
         self.assertFalse(decoder.clean)
 
+    def test_so_it_is_when_it_is_allowed_more(self):
+        decoder = Decoder(Bounds(bytes=9, depth=0, items=0))
+        decoder.feed(b"\x80")
+        self.assertRaises(Malformed, next, decoder)
+        decoder.bounds = WIDE
+        self.assertRaises(Malformed, next, decoder)
+
 
 class TakingTests(SynchronousTestCase):
     """Expressions are taken one at a time, and things may change in between."""
@@ -324,6 +331,12 @@ class CostTests(SynchronousTestCase):
 
     def test_items_of_a_byte_in_segments_of_a_byte(self):
         self.assert_linear(lambda size: number(size) + b"\x80" + b"\x81" * size, 4096, 1)
+
+    def test_strings_at_once(self):
+        self.assert_linear(lambda size: number(size // 4) + b"\x80" + b"\x02\x82ab" * (size // 4), 8192, 2**30)
+
+    def test_floats_at_once(self):
+        self.assert_linear(lambda size: number(size // 9) + b"\x80" + b"\x84abcdefgh" * (size // 9), 8192, 2**30)
 
     def test_expressions_of_a_byte_at_once(self):
         self.assert_linear(lambda size: b"\x81" * size, 4096, 2**30)

@@ -956,7 +956,7 @@ class ProxiedTests(PortCase):
         (protocol,) = self.inner.made
         self.assertEqual(protocol.received, SOME)
 
-        def faulty(data):
+        def faulty(_):
             raise ValueError
 
         protocol.dataReceived = faulty

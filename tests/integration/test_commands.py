@@ -204,7 +204,7 @@ def test_a_secret_that_could_not_be_printed_makes_no_account(tmp_path):
     assert clockd("user", "list", cwd=tmp_path).stdout == ""
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_the_server_in_good_order(tmp_path, number):
     server = Server(tmp_path)
     clients = server.subscribers(60, [0.1])
@@ -274,10 +274,11 @@ def test_watch_ends_quietly_when_nobody_reads(server):
         assert process.wait(20) == 0
 
 
-def test_watch_is_ended_by_a_signal(server):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_watch_is_ended_by_a_signal(server, number):
     program = Program(*(*CLOCKD, "watch", f"alice@127.0.0.1:{server.port}", "--secret-file", str(server.secret_file)))
     program.line("arrived")
-    assert program.end(signal.SIGINT) == 0
+    assert program.end(number) == 0
     eventually(lambda: server.scrape()["clockd_avatars"] == 0)
 
 
