@@ -79,7 +79,7 @@ class ServerTLS:
             Misconfigured: As above; what was read before stays in force.
         """
         context = _new_context(SSL.TLS_SERVER_METHOD)
-        context.set_options(SSL.OP_NO_TICKET | SSL.OP_NO_RENEGOTIATION)
+        context.set_options(SSL.OP_NO_TICKET)
         context.set_session_cache_mode(SSL.SESS_CACHE_OFF)
         context.set_mode(SSL.MODE_RELEASE_BUFFERS)
         shown = _show(context, "tls.", self.certificate, self._private_key)
@@ -216,7 +216,7 @@ def _new_context(method: int) -> SSL.Context:
     context = SSL.Context(method)
     context.set_min_proto_version(SSL.TLS1_2_VERSION)
     context.set_cipher_list(CIPHERS)
-    context.set_options(SSL.OP_NO_COMPRESSION)
+    context.set_options(SSL.OP_NO_COMPRESSION | SSL.OP_NO_RENEGOTIATION)
     return context
 
 
@@ -268,7 +268,7 @@ def _distrust(certificate: x509.Certificate, code: int, depth: int) -> str:
             | _Codes.ERR_UNABLE_TO_GET_ISSUER_CERT
             | _Codes.ERR_UNABLE_TO_GET_ISSUER_CERT_LOCALLY
         ):
-            return "the server's certificate is of no authority that is trusted here; if it should be, name the authority's file"
+            return "the server's certificate is of no authority that is trusted here; if it should be, name its file"
     return f"{what} is refused by OpenSSL, with the verification code {code}"
 
 

@@ -23,9 +23,19 @@ class Certified:
         key: Its private key; None for a new one.
         hosts: What it is for, names and addresses; an authority is for none.
         valid: From when and until when, in days from now.
+        purpose: The one thing that it is good for; None for anything.
     """
 
-    def __init__(self, *names, issuer=None, authority=False, key=None, hosts=(HOST, "127.0.0.1"), valid=(-1, 30)):
+    def __init__(
+        self,
+        *names,
+        issuer=None,
+        authority=False,
+        key=None,
+        hosts=(HOST, "127.0.0.1"),
+        valid=(-1, 30),
+        purpose=None,
+    ):
         self.key = key or ec.generate_private_key(ec.SECP256R1())
         self.subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name) for name in names])
         signer = issuer or self
@@ -56,6 +66,8 @@ class Certified:
         )
         if hosts and not authority:
             builder = builder.add_extension(x509.SubjectAlternativeName([*map(general_name, hosts)]), critical=False)
+        if purpose is not None:
+            builder = builder.add_extension(x509.ExtendedKeyUsage([purpose]), critical=False)
         digest = None if isinstance(signer.key, ed25519.Ed25519PrivateKey) else hashes.SHA256()
         self.certificate = builder.sign(signer.key, digest)
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from certificates import HOST, Certified, Chain, key_pem
 from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed25519, rsa, x25519
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from cryptography.x509.oid import ExtendedKeyUsageOID
 from doubles import Network
 from OpenSSL import SSL
 from OpenSSL.crypto import X509
@@ -318,6 +319,8 @@ class ClientAuthorityTests(CertificateCase):
         self.assert_turned_away(Certified("alice", issuer=self.authority, valid=(-2, -1)))
         self.assert_turned_away(Certified("alice", issuer=self.authority, valid=(1, 2)))
         self.assert_turned_away(Certified("alice", issuer=Certified("mallory", issuer=self.authority)))
+        purpose = ExtendedKeyUsageOID.SERVER_AUTH
+        self.assert_turned_away(Certified("alice", issuer=self.authority, purpose=purpose))
 
 
 class ReloadTests(CertificateCase):
@@ -488,7 +491,7 @@ class ClientTests(CertificateCase):
             )
 
     def test_a_certificate_of_nobody_that_is_trusted_is_told(self):
-        told = "the server's certificate is of no authority that is trusted here; if it should be, name the authority's file"
+        told = "the server's certificate is of no authority that is trusted here; if it should be, name its file"
         other = Chain()
         for shown in (
             [other.server, other.between],
@@ -500,8 +503,16 @@ class ClientTests(CertificateCase):
 
     def test_one_that_is_trusted_itself_needs_no_authority(self):
         alone = Certified(HOST, issuer=Certified("nobody knows", authority=True))
-        client = ClientTLS(HOST, ca=self.write("alone", alone.pem))
-        self.assert_serves(client, alone)
+        for server in (alone, Certified(HOST)):
+            ca = self.write("alone", server.pem)
+            self.assert_serves(ClientTLS(HOST, ca=ca), server)
+            told = "the server's certificate is for 'localhost', '127.0.0.1', not for 'elsewhere'"
+            self.assert_refuses(told, ClientTLS("elsewhere", ca=ca), server)
+
+    def test_one_for_clients_is_refused(self):
+        server = Certified(HOST, issuer=self.chain.root, purpose=ExtendedKeyUsageOID.CLIENT_AUTH)
+        ours, _ = self.meet(self.ours(), server)
+        self.assertIn("the server's certificate is refused by OpenSSL, with the verification code ", str(ours.lost))
 
     def test_a_certificate_at_a_wrong_time_is_told_with_the_day(self):
         for valid, what, which in (

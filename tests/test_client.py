@@ -678,6 +678,12 @@ class TLSTests(ClientCase):
         answer = self.stock_answer(self.network, Mind())
         self.assertTrue(answer.check("clockd.errors.NotPermitted"))
 
+    def test_who_is_asked_for_a_certificate_and_shows_none_proves_nothing(self):
+        self.listen()
+        answer = self.stock_answer(self.client()._where, Mind())
+        self.assertTrue(answer.check("clockd.errors.WrongCredentials"))
+        self.assertEqual(self.server.tally.logins["certificate", "denied"], 1)
+
     def test_a_mind_that_is_none_is_told(self):
         self.listen()
         client = self.client("alice")
