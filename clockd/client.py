@@ -51,6 +51,7 @@ from clockd.errors import (
     ReactorConflict,
     Refused,
     ServerFault,
+    TooManyAttempts,
     TooManyConnections,
     UnknownFeed,
     WrongCredentials,
@@ -65,7 +66,7 @@ FIRST_DELAY = 0.5
 LONGEST_DELAY = 30.0
 """Seconds before the first and at most before a later try to connect again; up to a second of jitter is added."""
 
-PASSING = (ConnectionFailed, NotConnected, ServerFault, TooManyConnections)
+PASSING = (ConnectionFailed, NotConnected, ServerFault, TooManyAttempts, TooManyConnections)
 """What may be over soon, once a client has been connected; anything else ends it."""
 
 ALIVE_SECONDS = 30.0
