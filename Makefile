@@ -8,7 +8,7 @@ PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do $(c
 BIN := .venv/bin
 PIP = $(PYTHON) -m pip --disable-pip-version-check --python .venv/bin/python install -qq --no-deps
 
-.PHONY: help run test check bench image clean format lock
+.PHONY: help run test check bench fuzz image certs clean format lock
 
 help:  ## Say what there is to make
 	@sed -n 's/^\([a-z]*\):.*## /make \1 /p' $(MAKEFILE_LIST) | column -t -l 3 -s ' '
@@ -42,8 +42,15 @@ bench: .venv/bench  ## Measure what a push costs, here and beside other servers
 	$(BIN)/python -m bench compare --json docs/bench-compare.json --svg docs/bench-compare.svg
 	$(BIN)/python -m bench cases --json docs/bench-cases.json
 
+fuzz: .venv/dev  ## Throw random bytes at the decoder and at a server, for a minute each
+	$(BIN)/python -m tests.fuzz decoder
+	$(BIN)/python -m tests.fuzz login
+
 image:  ## Build the container image with docker, podman or buildah
 	@deploy/build-image
+
+certs: .venv/run  ## Make certificates for trying TLS, in certs/ (NAMES="clock.example.org" CLIENTS="alice bob")
+	@$(BIN)/python deploy/certificates.py certs $(NAMES:%=--name %) $(CLIENTS:%=--client %)
 
 format: .venv/dev  ## Bring the code into its format
 	$(BIN)/ruff format .

@@ -144,7 +144,13 @@ class Clockd(Contender):
         )
         self.secret = made.stdout.strip()
         self.metrics_port = free_port()
-        limits = {"min_period": 0.001, "connections_per_account": 1_000_000} | self.settings
+        limits = {
+            "min_period": 0.001,
+            "connections": 1_000_000,
+            "connections_per_account": 1_000_000,
+            "pending": 10_000,
+            "pending_per_address": 10_000,
+        } | self.settings
         (self.folder / "clockd.toml").write_text(
             f'{self.listener()}[auth]\nusers = "{users}"\n'
             f'[metrics]\nlisten = "tcp:{self.metrics_port}:interface=127.0.0.1"\n'

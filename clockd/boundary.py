@@ -71,7 +71,7 @@ class Boundary(pb.Referenceable):
 def _arguments(broker: pb.Broker, args: Any, kw: Any) -> tuple[tuple[object, ...], dict[str, object]]:
     """Turn what came over the wire into arguments; whatever is wrong with it is the peer's doing."""
     try:
-        if _is_plain(args) and _is_plain(kw):
+        if is_plain(args) and is_plain(kw):
             arguments = tuple(broker.unserialize(args))
             keywords = {
                 key.decode() if isinstance(key, bytes) else str(key): value
@@ -83,15 +83,29 @@ def _arguments(broker: pb.Broker, args: Any, kw: Any) -> tuple[tuple[object, ...
     raise InvalidValue("an argument is None, bool, int, float, str, bytes, list, tuple, dict or a remote reference")
 
 
-def _is_plain(jelly: Any) -> bool:
+def is_plain(jelly: Any) -> bool:
     """Tell whether jelly holds only the types that a peer may send, each in its form."""
     match jelly:
         case int() | float() | bytes() | [b"None"] | [b"unicode", bytes()] | [b"boolean", bytes()] | [b"remote", int()]:
             return True
         case [b"tuple" | b"list", *items]:
-            return all(map(_is_plain, items))
+            return all(map(is_plain, items))
         case [b"dictionary", *pairs]:
-            return all(len(pair) == 2 and all(map(_is_plain, pair)) for pair in pairs)
+            return all(_is_pair(pair) for pair in pairs)
+    return False
+
+
+def _is_pair(pair: Any) -> bool:
+    """Tell whether a pair may be in a dictionary.
+
+    A peer could choose long ints, tuples and references that all have one hash, and looking them up takes a time that
+    grows with the square of their number.
+    """
+    match pair:
+        case [int() as key, value]:
+            return -(2**63) <= key < 2**63 and is_plain(value)
+        case [float() | bytes() | [b"None"] | [b"unicode", bytes()] | [b"boolean", bytes()], value]:
+            return is_plain(value)
     return False
 
 

@@ -6,8 +6,8 @@ in the log.
 
 import os
 from collections import OrderedDict
-from collections.abc import Callable
-from functools import lru_cache
+from collections.abc import Callable, Collection, Iterable
+from functools import lru_cache, partial
 from itertools import takewhile
 from typing import Any, cast
 from weakref import WeakSet
@@ -15,19 +15,25 @@ from weakref import WeakSet
 from twisted.cred.portal import Portal
 from twisted.internet.defer import Deferred, fail, maybeDeferred
 from twisted.internet.error import ConnectionDone
-from twisted.internet.interfaces import IAddress, IDelayedCall, IReactorTime, ITCPTransport
+from twisted.internet.interfaces import IAddress, IDelayedCall, IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.spread import pb
 from zope.interface import implementer
 
-from clockd.boundary import Boundary
-from clockd.errors import InvalidValue, NotPermitted
+from clockd.boundary import Boundary, is_plain
+from clockd.certificate import common_names
+from clockd.decoder import Bounds, Decoder
+from clockd.errors import InvalidValue, NotPermitted, TooManyConnections
 from clockd.feeds import FeedTable
 from clockd.interfaces import ISession
+from clockd.lobby import Lobby
 from clockd.login import ILogin, Login, new_login
+from clockd.logs import Quota
 from clockd.mind import RemoteMind
-from clockd.transport import Outlet, WrappedOutlet, outlet
+from clockd.throttle import Throttle
+from clockd.transport import Outlet, WrappedOutlet, is_private, outlet
+from clockd.users import BYTES
 from clockd.values import Limits, Tally
 from clockd.wire import PushTemplate
 
@@ -45,6 +51,21 @@ NO_OBJECT = 0
 
 UNSENT_BEFORE_LOGIN = 4096
 """Bytes that may wait for a peer that has not logged in."""
+
+BEFORE_LOGIN = Bounds(bytes=1024, depth=16, items=64)
+"""Of one expression. A stock client's longest one before its login has some 200 bytes."""
+
+DEPTH, ITEMS = 16, 2048
+"""Of one expression after the login, whose bytes are a limit of the configuration. A value of four levels takes 12."""
+
+MESSAGES_BEFORE_LOGIN = 32
+"""A stock client sends four, and two more for each further try."""
+
+SLICE_SECONDS = 0.001
+"""So long a connection's messages are served before others have their turn."""
+
+ADDRESS_LETTERS = 108
+"""Longest address that is kept or logged: a Unix socket's path has no more (`sun_path` in Linux's unix(7))."""
 
 TEMPLATES = 256
 """As many push templates are kept for others; stock clients' minds have ids from 1 on."""
@@ -96,9 +117,10 @@ class LoginRoot:
         Returns:
             The perspective.
         """
-        if not isinstance(response, bytes):
-            raise InvalidValue("a response is bytes")
+        if not isinstance(response, bytes) or len(response) != BYTES:
+            raise InvalidValue(f"a response is {BYTES} bytes")
         sink = self._broker.sink_for(mind)
+        self._broker.require_room()
         return self._broker.login.respond(response, sink).addCallback(self._broker.authenticated, sink)
 
     def remote_loginAnonymous(self, mind: object) -> Deferred[Boundary]:
@@ -106,7 +128,17 @@ class LoginRoot:
         if not self._offers_anonymous:
             raise NotPermitted("this server knows its clients by name: log in with a name and a secret")
         sink = self._broker.sink_for(mind)
+        self._broker.require_room()
         return self._broker.login.anonymous(sink).addCallback(self._broker.authenticated, sink)
+
+    def remote_loginCertificate(self, mind: object) -> Deferred[Boundary]:
+        """Log in by the certificate shown in the handshake, where it is asked for; see `challenged_respond`."""
+        names = common_names(self._broker.transport)
+        if names is None:
+            raise NotPermitted("nobody is asked for a certificate here: log in with a name and a secret")
+        sink = self._broker.sink_for(mind)
+        self._broker.require_room()
+        return self._broker.login.certificate(names, sink).addCallback(self._broker.authenticated, sink)
 
 
 class ClockBroker(pb.Broker):
@@ -115,6 +147,7 @@ class ClockBroker(pb.Broker):
     Attributes:
         login: The state of its login.
         mind: The client's mind, once it has logged in.
+        account: Whose session it is, or None.
     """
 
     _log = Logger()
@@ -123,8 +156,12 @@ class ClockBroker(pb.Broker):
     transport: Any  # Twisted says what every transport has; ours can be aborted
     login: ILogin
     mind: RemoteMind | None = None
+    account: str | None = None
     _outlet: Outlet | WrappedOutlet
     _perspective: Boundary | None = None
+    _decoder: Decoder | None = None  # while an expression has come in part, or others have their turn
+    _messages = 0
+    _resting: IDelayedCall | None = None
     _ended_for: str | None = None
     _delayed: tuple[IDelayedCall, ...] = ()
 
@@ -132,42 +169,99 @@ class ClockBroker(pb.Broker):
         """Count the connection and offer the login."""
         self.outgoingSymbols = self.outgoingVocabulary  # Banana copies it for each connection: 1.3 kB, never changed
         factory = self.factory
-        if ITCPTransport.providedBy(self.transport):
-            # else a push waits up to 40 ms for the peer's delayed ACK of the last one
-            self.transport.setTcpNoDelay(True)
         self._outlet = outlet(self.transport)
         self._outlet.count_in(factory.tally)
         self.login = new_login(
-            Login(factory.portal, pb.IPerspective, self._peer, factory.tally, self._do_soon, self._close)
+            Login(
+                factory.portal,
+                pb.IPerspective,
+                partial(factory.challenge, is_private(self.transport)),
+                factory.throttle,
+                factory.clock.seconds,
+                lambda: self.address,
+                self._peer,
+                factory.tally,
+                factory.quota,
+                self._do_soon,
+                self._close,
+            )
         )
         factory.opened(self)
         super().connectionMade()
 
     def dataReceived(self, data: bytes) -> None:
-        """Take bytes from the peer; what stock PB cannot make sense of ends the connection."""
+        """Take bytes from the peer; what is no Perspective Broker as we speak it ends the connection."""
         if self._ended_for is not None:
             return
         mind = self.mind
-        if mind is not None and data == mind.awaited and not self.buffer and not self.listStack:
+        if mind is not None and data == mind.awaited and self._decoder is None:
             mind.heard(error=False)  # a stock client's None: seen without decoding it, which costs twice as much
+            self.factory.give_way()
             return
+        if self._decoder is None:
+            self._decoder = Decoder(self.factory.bounds if mind is not None else BEFORE_LOGIN)
+            self._decoder.vocabulary = self._vocabulary()
+        if mind is None:
+            self.factory.heard(self)
         try:
-            super().dataReceived(data)
-        except Exception as error:  # noqa: BLE001  # the decoder raises many kinds; all are the peer's doing
+            self._decoder.feed(data)
+        except Exception as error:  # noqa: BLE001  # see _broken
+            self._broken(error)
+        else:
+            self._serve()
+        self.factory.give_way()
+
+    def _serve(self) -> None:
+        """Serve what has come, until others are to have their turn."""
+        decoder, seconds = self._decoder, self.factory.clock.seconds
+        if decoder is None or self._resting is not None:
+            return
+        until = seconds() + SLICE_SECONDS
+        try:
+            for expression in decoder:
+                self.callExpressionReceived(expression)
+                if self._ended_for is not None:
+                    return
+                if self._outlet.unsent > self._most_unsent():
+                    self.end("limit")
+                    return
+                if seconds() >= until and decoder.pending:
+                    self.transport.pauseProducing()
+                    self._resting = self.factory.clock.callLater(0, self._go_on)
+                    return
+        except Exception as error:  # noqa: BLE001  # see _broken
+            self._broken(error)
+        else:
+            if decoder.clean:
+                self._decoder = None
+
+    def _go_on(self) -> None:
+        self._resting = None
+        self.transport.resumeProducing()
+        self._serve()
+        self.factory.give_way()
+
+    def _broken(self, error: Exception) -> None:
+        """End a connection whose peer sent what cannot be served; many kinds are raised, and all are its doing."""
+        rest = self.factory.quota.take("protocol")
+        if rest is not None:
             self._log.info(
-                "closed {address}: not Perspective Broker as we speak it ({kind})",
+                "closed {address}: not Perspective Broker as we speak it ({kind}){rest}",
                 address=self._peer(),
                 kind=type(error).__name__,
+                rest=rest,
             )
-            self.end("protocol")
-        if self._ended_for is None and self._outlet.unsent > (
-            UNSENT_BEFORE_LOGIN if self.mind is None else 2 * self.factory.limits.buffer_bytes
-        ):
-            self.end("limit")
+        self.end("protocol")
+
+    def _most_unsent(self) -> int:
+        return UNSENT_BEFORE_LOGIN if self.mind is None else 2 * self.factory.limits.buffer_bytes
+
+    def _vocabulary(self) -> dict[int, bytes]:
+        return self.incomingVocabulary if self.currentDialect == b"pb" else {}
 
     def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]  # Twisted gives it a default
         """Let go of everything that the connection held."""
-        for call in self._delayed:
+        for call in (*self._delayed, *([self._resting] if self._resting is not None else ())):
             if call.active():
                 call.cancel()
         super().connectionLost(reason)
@@ -176,7 +270,7 @@ class ClockBroker(pb.Broker):
         self.factory.closed(self, ended_for)
         reason.cleanFailure()
         # what held the connection and was held by it: without these cycles it goes at once, and no collector is needed
-        self.mind = self._perspective = None
+        self.mind = self._perspective = self._decoder = self._resting = None
         self._delayed = ()
         del self.login
 
@@ -188,6 +282,12 @@ class ClockBroker(pb.Broker):
         """
         self._ended_for = self._ended_for or reason
         self.transport.abortConnection()
+
+    @property
+    def address(self) -> str | None:
+        """The peer's host, or None for a local socket."""
+        host = getattr(self.transport.getPeer(), "host", None)
+        return None if host is None else str(host)[:ADDRESS_LETTERS]
 
     def new_request(self) -> int:
         """Return a number for a request that wants an answer."""
@@ -201,6 +301,17 @@ class ClockBroker(pb.Broker):
     def probe(self, request: int) -> None:
         """Send a call that every client answers, with an error."""
         self.sendCall(b"message", request, NO_OBJECT, b"probe", 1, [b"tuple"], [b"dictionary"])
+
+    def require_room(self) -> None:
+        """Check that one more may log in.
+
+        Raises:
+            TooManyConnections: All places are taken.
+        """
+        why = self.factory.lobby.refusal(self)
+        if why is not None:
+            self.factory.tally.logins["unknown", "limit"] += 1
+            raise TooManyConnections(why)
 
     def sink_for(self, mind: object) -> RemoteMind:
         """Return a sink for what a client says is its mind.
@@ -226,6 +337,9 @@ class ClockBroker(pb.Broker):
     def authenticated(self, session: ISession, sink: RemoteMind) -> Boundary:
         """Return what the client gets to hold for its session; when it lets go of that, it is logged out."""
         self.mind = sink
+        self.account = session.account
+        if self._decoder is not None:
+            self._decoder.bounds = self.factory.bounds
         self.factory.authenticated(self)
         self._perspective = Boundary(session, "perspective_")
         return self._perspective
@@ -234,9 +348,18 @@ class ClockBroker(pb.Broker):
         """Take an expression; stock PB would close politely on a dialect that it does not speak."""
         if self._ended_for is not None:  # what comes behind an end is not served
             return
-        if self.currentDialect is None and obj not in self.knownDialects:
+        if self.mind is None:
+            self._messages += 1
+            if self._messages > MESSAGES_BEFORE_LOGIN:
+                raise pb.ProtocolError("more messages than a login takes")
+        if self.currentDialect is not None:
+            super().callExpressionReceived(obj)
+            return
+        if obj not in self.knownDialects:
             raise pb.ProtocolError("a dialect that was not offered")
         super().callExpressionReceived(obj)
+        if self._decoder is not None:
+            self._decoder.vocabulary = self._vocabulary()
 
     def proto_message(
         self, requestID: Any, objectID: Any, message: Any, answerRequired: Any, netArgs: Any, netKw: Any
@@ -244,6 +367,8 @@ class ClockBroker(pb.Broker):
         """Serve a call; unlike stock PB's, this logs nothing that a peer sent and leaves no failure unhandled."""
         if type(requestID) is not int:
             raise pb.ProtocolError("a request's number is an int")
+        if self.mind is None and not (is_plain(netArgs) and is_plain(netKw)):
+            raise pb.ProtocolError("arguments that no login has")
         name = message.decode() if isinstance(message, bytes) else str(message)
         target = self.localObjectForID(objectID)
         if target is None:
@@ -313,9 +438,14 @@ class ClockServerFactory(pb.PBServerFactory):
         tally: Where connections are counted.
         clock: Monotonic time and delayed calls.
         offers_anonymous: Whether one may log in without proof.
+        give_way: Has calls made that are due, if what connections send keeps the reactor from it.
+        challenge: Returns what who claims a name is asked, given whether its connection is private, and the name.
 
     Attributes:
         connections: All there are.
+        lobby: Who may stay when there is not room for all.
+        quota: Of log lines.
+        bounds: Of what a client may send once it has logged in.
         owing: Those whose clients missed a push because too much was unsent.
         template: Returns the `PushTemplate` of a dialect and a mind's id.
         ended: Connections that have ended and are still in memory; one leaves by itself when it is freed.
@@ -332,6 +462,8 @@ class ClockServerFactory(pb.PBServerFactory):
         tally: Tally,
         clock: IReactorTime,
         offers_anonymous: bool,
+        give_way: Callable[[], object],
+        challenge: Callable[[bool, str], bytes],
     ) -> None:
         super().__init__(self)
         self.portal = portal
@@ -340,7 +472,13 @@ class ClockServerFactory(pb.PBServerFactory):
         self.tally = tally
         self.clock = clock
         self.template = lru_cache(TEMPLATES)(PushTemplate)
+        self.give_way = give_way
+        self.challenge = challenge
         self._offers_anonymous = offers_anonymous
+        self.throttle = Throttle()
+        self.lobby: Lobby[ClockBroker] = Lobby(limits)
+        self.quota = Quota(clock.seconds)
+        self.bounds = Bounds(bytes=limits.message_bytes, depth=DEPTH, items=ITEMS)
         self.connections: set[ClockBroker] = set()
         self.owing: set[ClockBroker] = set()
         self._questioned: OrderedDict[ClockBroker, None] = OrderedDict()  # who was asked least recently is first
@@ -351,13 +489,20 @@ class ClockServerFactory(pb.PBServerFactory):
         return Boundary(LoginRoot(broker, self._offers_anonymous), "remote_")
 
     def opened(self, broker: ClockBroker) -> None:
-        """Count a connection that was made."""
+        """Count a connection that was made, and make room for it."""
         self.connections.add(broker)
         self.tally.opened += 1
         self.tally.pending += 1
+        self._turn_out(self.lobby.arrived(broker, broker.address, self.clock.seconds()))
+        self.give_way()
+
+    def heard(self, broker: ClockBroker) -> None:
+        """Take note of what a PROXY header has told meanwhile of a peer that is to log in."""
+        self._turn_out(self.lobby.moved(broker, broker.address))
 
     def authenticated(self, broker: ClockBroker) -> None:
         """Count a connection that has logged in."""
+        self.lobby.logged_in(broker)
         self.questioned(broker)
         self.tally.pending -= 1
         self.tally.authenticated += 1
@@ -365,6 +510,7 @@ class ClockServerFactory(pb.PBServerFactory):
     def closed(self, broker: ClockBroker, reason: str) -> None:
         """Count a connection that has ended, for one of `CLOSE_REASONS`."""
         self.connections.discard(broker)
+        self.lobby.left(broker)
         self.owing.discard(broker)
         self._questioned.pop(broker, None)
         self.ended.add(broker)
@@ -379,8 +525,19 @@ class ClockServerFactory(pb.PBServerFactory):
         self._questioned[broker] = None
         self._questioned.move_to_end(broker)
 
+    def expel(self, accounts: Collection[str]) -> None:
+        """Close the connections of accounts that are no more."""
+        for broker in list(self.connections) if accounts else ():
+            if broker.account in accounts:
+                broker.end("kicked")
+
     def sweep(self) -> None:
-        """Look after those of whom nothing was asked for long, and those who are owed; called `SWEEPS` a second."""
+        """Look after all who are waited for; called `SWEEPS` a second.
+
+        These are who takes too long to log in, of whom nothing was asked for long, and who are owed a push.
+        """
+        for broker in self.lobby.overdue(self.clock.seconds()):
+            broker.end("login_timeout")
         quiet = list(takewhile(lambda broker: broker.mind is not None and broker.mind.quiet(), self._questioned))
         acts = SWEPT + len(self._questioned) // SWEPT
         for broker in quiet:
@@ -390,6 +547,10 @@ class ClockServerFactory(pb.PBServerFactory):
             if broker.mind is None or broker.mind.pay():
                 self.owing.discard(broker)
 
+    def _turn_out(self, brokers: Iterable[ClockBroker]) -> None:
+        for broker in brokers:
+            broker.end("limit")
+
     def end_all(self) -> None:
         """Close every connection, because the server stops."""
         for broker in list(self.connections):
@@ -397,8 +558,17 @@ class ClockServerFactory(pb.PBServerFactory):
 
 
 def printable_address(address: IAddress) -> str:
-    """Return `HOST:PORT`, `[IPV6]:PORT`, or the path of a Unix socket."""
+    """Return `HOST:PORT`, `[IPV6]:PORT`, or the path of a Unix socket.
+
+    A PROXY header may claim anything: what cannot be printed is escaped, and what is too long is cut.
+    """
     host, port = getattr(address, "host", None), getattr(address, "port", None)
     if host is None:
-        return os.fsdecode(getattr(address, "name", None) or "a local socket")
+        return _word(os.fsdecode(getattr(address, "name", None) or "a local socket"))
+    host = _word(host)
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _word(text: str) -> str:
+    escaped = (char if char.isprintable() else ascii(char)[1:-1] for char in text[:ADDRESS_LETTERS])
+    return "".join(escaped)[:ADDRESS_LETTERS]

@@ -15,8 +15,9 @@ import time
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from twisted.internet.interfaces import IListeningPort
     from twisted.python.failure import Failure
 
+    from clockd.client import ClockClient
     from clockd.config import Config
     from clockd.service import ClockService
     from clockd.values import Reading
@@ -45,6 +47,15 @@ users_option = click.option(
     envvar="CLOCKD_AUTH_USERS",
     help="The users file.  [default: users]",
 )
+
+password_option = click.option(
+    "--password-stdin",
+    is_flag=True,
+    help="Take a password from standard input, one line, instead of making a secret.",
+)
+
+PASSWORD_BYTES = 1024
+"""Longest password."""
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -78,7 +89,7 @@ def serve(
     init: bool,
     log_format: str,
 ) -> None:
-    """Run the server until SIGTERM or SIGINT.
+    """Run the server until SIGTERM or SIGINT; SIGHUP has it read certificates and keys again.
 
     Flags win over the environment (CLOCKD_SECTION_KEY), the environment over the configuration file.
 
@@ -97,6 +108,7 @@ def serve(
             ("metrics", "listen"): metrics_listen,
             ("auth", "users"): users,
         }
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until there is something to read again
         begin_logging(log_format, sys.stderr)
         settings = load(config, flags={key: value for key, value in flags.items() if value is not None})
         if init:
@@ -128,32 +140,57 @@ def demo() -> None:
 @click.option("--count", type=click.IntRange(min=1), help="End after so many samples.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
 @click.option("--secret-file", type=click.Path(path_type=Path), help="Where the secret is.  [default: asks for it]")
+@click.option("--tls", is_flag=True, help="Use TLS, and trust the system's authorities.")
+@click.option("--tls-ca", metavar="FILE", help="Use TLS, and trust the authorities in this PEM file.")
+@click.option("--tls-certificate", metavar="FILE", help="Use TLS, and show this certificate, PEM.")
+@click.option("--tls-key", metavar="FILE", help="Its private key.  [default: in the same file]")
 def watch(
-    target: str, feed: str, period: float | None, count: int | None, as_json: bool, secret_file: Path | None
+    target: str,
+    feed: str,
+    period: float | None,
+    count: int | None,
+    as_json: bool,
+    secret_file: Path | None,
+    tls: bool,
+    tls_ca: str | None,
+    tls_certificate: str | None,
+    tls_key: str | None,
 ) -> None:
     """Log in and print what is pushed, a line a sample.
 
     The name is the user's own where none is given, the port 8787. The secret comes from --secret-file, else from the
-    environment's CLOCKD_SECRET, else it is asked for.
+    environment's CLOCKD_SECRET, else it is asked for. With --tls-certificate, and neither a name nor --secret-file,
+    the certificate is the login.
 
     \b
     Examples:
       clockd watch alice@localhost --period 0.5
       clockd watch alice@clock.example.org:8787 --count 10 --json --secret-file ~/.clockd-secret
+      clockd watch clock.example.org:8788 --tls-ca ca.pem --tls-certificate alice.pem --tls-key alice.key
     """
     with one_sentence():
-        from clockd.logs import begin_logging
+        import getpass
 
-        begin_logging("text", sys.stderr)
+        from clockd.client import ClientTLS, connect
+        from clockd.logs import begin_logging
         from clockd.values import is_period
 
+        begin_logging("text", sys.stderr)
         if period is not None and not is_period(period):
             raise click.BadParameter("a period is a finite number of seconds greater than 0", param_hint="--period")
-        name, endpoint = parse_target(target)
-        secret = _secret(secret_file, target)
+        if tls_key is not None and tls_certificate is None:
+            raise click.UsageError("--tls-key is the key of a certificate: give --tls-certificate, too")
+        where = parse_target(target)
+        protection = None
+        if tls or tls_ca is not None or tls_certificate is not None:
+            protection = ClientTLS(where.host, ca=tls_ca, certificate=tls_certificate, private_key=tls_key)
+        name = secret = None
+        if tls_certificate is None or where.name is not None or secret_file is not None:
+            name, secret = where.name or getpass.getuser(), _secret(secret_file, target)
         show = _as_json if as_json else _as_line
+        dial = partial(connect, where.endpoint, name, secret, tls=protection)
         with suppress(BrokenPipeError):
-            drive(lambda reactor: _watch(endpoint, name, secret, feed, period, count, show, reactor))
+            drive(lambda reactor: _watch(dial, feed, period, count, show, reactor))
             return
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nobody reads what is still buffered
 
@@ -169,16 +206,26 @@ def user() -> None:
 @user.command()
 @click.argument("name")
 @users_option
-def add(name: str, users: Path | None) -> None:
+@password_option
+def add(name: str, users: Path | None, password_stdin: bool) -> None:
     """Make an account, and the users file if there is none; print the account's secret, once.
 
+    With --password-stdin the account has a password instead, and nothing is printed. Passwords are taken over TLS, a
+    Unix socket or loopback only.
+
     \b
-    Example:
+    Examples:
       clockd user add --users users alice
+      clockd user add --users users bob --password-stdin < bob.password
     """
     with one_sentence():
-        from clockd.auth import add_account, remove_account
+        from clockd.users import add_account, add_password_account, remove_account
 
+        if password_stdin:
+            from clockd.passwords import new_hasher
+
+            add_password_account(_users(users), name, _password(), new_hasher().hash)
+            return
         secret = add_account(_users(users), name)
         try:
             click.echo(secret)
@@ -190,12 +237,21 @@ def add(name: str, users: Path | None) -> None:
 @user.command()
 @click.argument("name")
 @users_option
-def passwd(name: str, users: Path | None) -> None:
-    """Give an account a new secret and print it, once; the old one is good for no login any more."""
-    with one_sentence():
-        from clockd.auth import renew_secret
+@password_option
+def passwd(name: str, users: Path | None, password_stdin: bool) -> None:
+    """Give an account a new secret and print it, once; the old one is good for no login any more.
 
-        click.echo(renew_secret(_users(users), name))
+    With --password-stdin the account has that password instead. What an account had before, secret or password, ends.
+    """
+    with one_sentence():
+        from clockd.users import change_password, renew_secret
+
+        if password_stdin:
+            from clockd.passwords import new_hasher
+
+            change_password(_users(users), name, _password(), new_hasher().hash)
+        else:
+            click.echo(renew_secret(_users(users), name))
 
 
 @user.command()
@@ -204,7 +260,7 @@ def passwd(name: str, users: Path | None) -> None:
 def remove(name: str, users: Path | None) -> None:
     """Remove an account."""
     with one_sentence():
-        from clockd.auth import remove_account
+        from clockd.users import remove_account
 
         remove_account(_users(users), name)
 
@@ -212,14 +268,14 @@ def remove(name: str, users: Path | None) -> None:
 @user.command("list")
 @users_option
 def list_(users: Path | None) -> None:
-    """Print the names of all accounts, a line each."""
+    """Print all accounts, a line each: the name, and how it proves itself, `secret` or `password`."""
     with one_sentence():
-        from clockd.auth import UsersFile
+        from clockd.users import UsersFile
 
         file = UsersFile(_users(users))
         file.load()
-        for name in file.names():
-            click.echo(name)
+        for account in file.accounts():
+            click.echo(f"{account.name} {account.kind}")
 
 
 @main.command()
@@ -272,7 +328,7 @@ def one_sentence() -> Iterator[None]:
 
 
 def drive(work: Callable[[Any], Coroutine[Any, Any, None]]) -> None:
-    """Run a coroutine in the reactor, on the monotonic clock, until it ends; a signal cancels it first.
+    """Run a coroutine in the reactor, on the monotonic clock, until it ends; a signal that is not ignored cancels it.
 
     Raises:
         Exception: What the coroutine raised.
@@ -305,21 +361,28 @@ def drive(work: Callable[[Any], Coroutine[Any, Any, None]]) -> None:
         done.addErrback(keep).addBoth(ended)
 
     signal.signal(signal.SIGINT, signal.default_int_handler)  # the reactor takes it over only from Python's own
-    signal.signal(signal.SIGHUP, lambda *_: reactor.callFromThread(ended, None))  # type: ignore[attr-defined]  # it is the reactor
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, lambda *_: reactor.callFromThread(ended, None))  # type: ignore[attr-defined]  # it is the reactor
     reactor.callWhenRunning(start)
     reactor.run()
     for failure in failures:
         failure.raiseException()
 
 
-def parse_target(target: str) -> tuple[str, str]:
-    """Return the account and the endpoint string that `[NAME@]HOST[:PORT]` names; HOST may be `[IPV6]`.
+class Target(NamedTuple):
+    """What `[NAME@]HOST[:PORT]` says."""
+
+    name: str | None
+    host: str
+    endpoint: str
+
+
+def parse_target(target: str) -> Target:
+    """Take `[NAME@]HOST[:PORT]` apart; HOST may be `[IPV6]`.
 
     Raises:
         click.BadParameter: It is of another form.
     """
-    import getpass
-
     name, at, where = target.rpartition("@")
     if where.startswith("["):
         host, bracket, port = where[1:].partition("]")
@@ -335,16 +398,20 @@ def parse_target(target: str) -> tuple[str, str]:
     if not valid or not host or (at and not name) or (port and not (port.isdecimal() and 0 < int(port) < 65536)):
         raise click.BadParameter(f"{target!r} is not [NAME@]HOST[:PORT], as in alice@localhost:8787")
     escaped = host.replace(":", "\\:")
-    return name or getpass.getuser(), f"tcp:{escaped}:{port or DEFAULT_PORT}"
+    return Target(name or None, host, f"tcp:{escaped}:{port or DEFAULT_PORT}")
 
 
 async def _serve(config: "Config", reactor: Any) -> None:
     from twisted.internet.defer import Deferred
 
-    from clockd.process import raise_descriptors, tame_collector
+    from clockd.process import raise_descriptors, reload_on_hangup, tame_collector
+    from clockd.service import make_service
 
-    service, _ = await _started([config], reactor)
-    raise_descriptors()
+    service = make_service(config, reactor, time.time)
+    reload_on_hangup(service.reload, reactor)
+    service.startService()
+    await service.ready
+    service.make_room(raise_descriptors())
     tame_collector()
     try:
         await Deferred()
@@ -353,9 +420,9 @@ async def _serve(config: "Config", reactor: Any) -> None:
 
 
 async def _demo(folder: Path, reactor: Any) -> None:
-    from clockd.auth import add_account
     from clockd.client import connect
     from clockd.config import Auth, Config, Metrics, Server
+    from clockd.users import add_account
 
     users = folder / "users"
     secret = add_account(users, "demo")
@@ -421,18 +488,14 @@ async def _started(configs: "list[Config]", reactor: Any) -> "tuple[ClockService
 
 
 async def _watch(
-    endpoint: str,
-    name: str,
-    secret: str,
+    dial: "Callable[..., ClockClient]",
     feed: str,
     period: float | None,
     count: int | None,
     show: "Callable[[Reading], str]",
     reactor: Any,
 ) -> None:
-    from clockd.client import connect
-
-    async with connect(endpoint, name, secret, reactor=reactor) as clock:
+    async with dial(reactor=reactor) as clock:
         samples = clock.samples(feed)
         if period is not None:
             granted = await clock.setperiod(period, feed)
@@ -486,8 +549,21 @@ def _secret(file: Path | None, target: str) -> str:
     return str(click.prompt(f"Secret of {target}", hide_input=True, err=True))
 
 
+def _password() -> bytes:
+    """Read a line from standard input."""
+    line = b"" if sys.stdin is None else sys.stdin.buffer.readline(PASSWORD_BYTES + 3)
+    password = line.removesuffix(b"\n").removesuffix(b"\r")
+    if not 0 < len(password) <= PASSWORD_BYTES:
+        raise click.BadParameter(
+            f"a password is one line of 1 to {PASSWORD_BYTES} bytes on standard input: "
+            "give it as in --password-stdin < FILE",
+            param_hint="--password-stdin",
+        )
+    return password
+
+
 def _first_account(users: Path) -> None:
-    from clockd.auth import add_account
+    from clockd.users import add_account
 
     if not users.exists():
         secret = add_account(users, FIRST_ACCOUNT)

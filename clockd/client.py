@@ -4,6 +4,12 @@
         async for sample in clock.samples("time", period=0.5):
             print(sample.stamp)
 
+Over TLS, where the certificate that the client shows may take the place of the name and the secret:
+
+    tls = ClientTLS("host", certificate="alice.pem", private_key="alice.key")
+    async with connect("tcp:host:8788", tls=tls) as clock:
+        ...
+
 Everything that is awaited here works in a coroutine that Twisted drives and in a task of asyncio alike. A connection
 that is lost is made again, with the periods it had, until the program leaves the `async with`.
 
@@ -25,7 +31,7 @@ from twisted.application.internet import backoffPolicy
 from twisted.cred.credentials import UsernamePassword
 from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.defer import TimeoutError as TimedOut
-from twisted.internet.endpoints import clientFromString
+from twisted.internet.endpoints import clientFromString, wrapClientTLS
 from twisted.internet.error import ConnectingCancelledError, ConnectionLost
 from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.internet.task import deferLater
@@ -34,6 +40,7 @@ from twisted.python.failure import Failure
 from twisted.spread import pb
 
 from clockd import errors
+from clockd.certificate import ClientTLS, failed_for
 from clockd.either import Either
 from clockd.errors import (
     ClockdError,
@@ -44,11 +51,14 @@ from clockd.errors import (
     ReactorConflict,
     Refused,
     ServerFault,
+    TooManyAttempts,
     TooManyConnections,
     UnknownFeed,
     WrongCredentials,
 )
 from clockd.values import Reading, is_period
+
+__all__ = ["ClientTLS", "ClockClient", "Samples", "connect"]
 
 T = TypeVar("T")
 
@@ -56,7 +66,7 @@ FIRST_DELAY = 0.5
 LONGEST_DELAY = 30.0
 """Seconds before the first and at most before a later try to connect again; up to a second of jitter is added."""
 
-PASSING = (ConnectionFailed, NotConnected, ServerFault, TooManyConnections)
+PASSING = (ConnectionFailed, NotConnected, ServerFault, TooManyAttempts, TooManyConnections)
 """What may be over soon, once a client has been connected; anything else ends it."""
 
 ALIVE_SECONDS = 30.0
@@ -69,30 +79,46 @@ CLOSE_SECONDS = 1.0
 """How long a connection may take to close in good order."""
 
 
-def connect(endpoint: str, name: str, secret: str, *, timeout: float = 10.0, reactor: Any = None) -> "ClockClient":
+def connect(
+    endpoint: str,
+    name: str | None = None,
+    secret: str | None = None,
+    *,
+    tls: ClientTLS | None = None,
+    timeout: float = 10.0,
+    reactor: Any = None,
+) -> "ClockClient":
     """Return a client of one server, to be entered with `async with`.
 
     Args:
         endpoint: A Twisted client endpoint string such as `tcp:host:8787`.
         name: The account.
-        secret: What `clockd user add` printed.
+        secret: What `clockd user add` printed. Without name and secret the certificate of `tls` is the login.
+        tls: If given, the connection is wrapped in TLS.
         timeout: Seconds that a login, or a call to the server, may take.
         reactor: Where to run; by default the installed reactor. In a task of `asyncio.run` with none installed,
             Twisted's asyncio reactor is put on the running loop.
 
     Raises:
         ReactorConflict: A reactor is installed that does not run on the asyncio loop of the caller.
-        ConnectionFailed: The endpoint string cannot be parsed.
-        TypeError: The name or the secret is no str.
+        ConnectionFailed: The endpoint string cannot be parsed, or is one of Twisted's own for TLS.
+        TypeError: The name or the secret is no str, or there is neither, nor a certificate.
     """
-    if not (isinstance(name, str) and isinstance(secret, str)):
-        raise TypeError("the name and the secret are str")
+    if isinstance(name, str) and isinstance(secret, str):
+        credentials = UsernamePassword(name.encode(), secret.encode())
+    elif name is secret is None and tls is not None and tls.has_certificate:
+        credentials = None
+    else:
+        raise TypeError("the name and the secret are str; instead of both, tls may have a certificate")
+    if endpoint.startswith(("tls:", "ssl:")):  # they let a certificate pass that names no host; see ClientTLS
+        raise ConnectionFailed(f"{endpoint}: for TLS write tcp:host:port, and pass tls=ClientTLS(host)")
     reactor = _reactor_here() if reactor is None else reactor
     try:
         where = clientFromString(reactor, endpoint)
     except Exception as error:  # its parsers raise ValueError, TypeError, KeyError and more
         raise ConnectionFailed(f"{endpoint}: is no Twisted endpoint such as tcp:host:8787 ({error})") from error
-    credentials = UsernamePassword(name.encode(), secret.encode())
+    if tls is not None:
+        where = wrapClientTLS(tls, where, reactor)
     return ClockClient(where, endpoint, credentials, timeout, reactor, time.time)
 
 
@@ -108,7 +134,7 @@ class ClockClient:
         self,
         where: IStreamClientEndpoint,
         endpoint: str,
-        credentials: UsernamePassword,
+        credentials: UsernamePassword | None,
         timeout: float,
         reactor: Any,
         now: Callable[[], float],
@@ -228,10 +254,11 @@ class ClockClient:
         """Connect, log in, ask for the periods."""
         factory = pb.PBClientFactory()
         factory.noisy = False
+        factory.protocol = _Broker
         session = _Session(await self._dial(factory), factory)
         transport = session.broker.transport
         try:
-            session.perspective = await self._bounded(factory.login(self._credentials, _Mind(self._deliver)))
+            session.perspective = await self._bounded(self._login(factory, _Mind(self._deliver)))
             if not isinstance(session.perspective, pb.RemoteReference):
                 raise TypeError("a login was answered with no perspective")  # noqa: TRY301  # told below
             for feed, period in self._periods.items():
@@ -239,6 +266,8 @@ class ClockClient:
         except (Refused, CancelledError):
             transport.abortConnection()
             raise
+        except ConnectionFailed as error:
+            raise ConnectionFailed(f"no TLS with {self._endpoint}: {error}") from error
         except Exception as error:
             transport.abortConnection()
             what = str(error) if isinstance(error, NotConnected) else "its answers make no sense"
@@ -246,6 +275,12 @@ class ClockClient:
                 f"no session with {self._endpoint}: {what}; is it clockd that listens there?"
             ) from error
         return session
+
+    def _login(self, factory: pb.PBClientFactory, mind: pb.Referenceable) -> Any:
+        """Ask for the perspective, by name and secret or by the certificate that TLS has shown."""
+        if self._credentials is not None:
+            return factory.login(self._credentials, mind)
+        return factory.getRootObject().addCallback(lambda root: root.callRemote("loginCertificate", mind))
 
     async def _dial(self, factory: pb.PBClientFactory) -> Any:
         """Connect, and return the broker."""
@@ -320,11 +355,21 @@ class ClockClient:
         self._wake()
 
 
+class _Broker(pb.Broker):
+    """Remembers why its connection was lost."""
+
+    lost_for: BaseException | None = None
+
+    def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]  # Twisted gives it a default
+        self.lost_for = reason.value
+        super().connectionLost(reason)
+
+
 class _Session:
     """One connection to the server.
 
     Args:
-        broker: A `pb.Broker`, which Twisted does not annotate.
+        broker: A `_Broker`; `Any`, because Twisted does not annotate what it is made of.
         factory: What made it; it fails what waits for an answer when the connection is lost.
 
     Attributes:
@@ -376,7 +421,7 @@ class _Session:
                 impatient.cancel()
 
     def _gone(self) -> None:
-        self._factory.clientConnectionLost(None, Failure(ConnectionLost()))
+        self._factory.clientConnectionLost(None, Failure(failed_for(self.broker.lost_for) or ConnectionLost()))
         self.lost.callback(None)
 
 

@@ -40,11 +40,13 @@ class Tls(Struct, frozen=True, forbid_unknown_fields=True):
         listen: Twisted endpoint strings for Perspective Broker, whose connections are wrapped in TLS.
         certificate: PEM file: the server's certificate, then those of the authorities between it and the root.
         private_key: PEM file, of the first certificate.
+        client_ca: PEM file: authorities whose clients may log in by certificate; empty for none.
     """
 
     listen: tuple[Endpoint, ...] = ()
     certificate: str = ""
     private_key: str = ""
+    client_ca: str = ""
 
     def __post_init__(self) -> None:
         for key in ("certificate", "private_key"):

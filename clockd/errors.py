@@ -3,7 +3,7 @@
     ClockdError                     never raised itself
       Refused                       the peer's doing: short, safe to send, no traceback
         InvalidPeriod  InvalidValue  UnknownFeed  UnknownMethod  NotPermitted
-        TooManyConnections  ServerFault
+        TooManyConnections  TooManyAttempts  ServerFault
         WrongCredentials            also a twisted.cred UnauthorizedLogin
       Misconfigured                 the operator's doing: says where, what, and what to do
         UsersFileError
@@ -49,6 +49,10 @@ class NotPermitted(Refused):
 
 class TooManyConnections(Refused):
     """The account has all the connections that it may have."""
+
+
+class TooManyAttempts(Refused):
+    """More logins than the server can check at a time."""
 
 
 class ServerFault(Refused):

@@ -3,6 +3,9 @@
 Rules of this module: an interface is documented here in full; what implements it adds only what is its own.
 """
 
+from collections.abc import Sequence
+
+from twisted.cred.credentials import ICredentials
 from zope.interface import Attribute, Interface
 
 from clockd.values import Sample
@@ -29,8 +32,16 @@ class ISink(Interface):
         """
 
 
+class IPeerCertificate(ICredentials):
+    """The certificate that a peer has shown in the handshake of TLS, where it was found good."""
+
+    common_names: Sequence[str] = Attribute("The common names of its subject, in their order.")
+
+
 class ISession(Interface):
     """What a login makes, as the connection sees it."""
+
+    account: str = Attribute("The account's name.")
 
     def begin() -> None:
         """Start pushing; called once, when the answer to the login has been written."""

@@ -11,7 +11,7 @@ here such a login is `abandoned`, and logged out the moment it completes.
 Rules of this module: every state answers every input; it knows nothing of PB, bytes or sockets.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from automat import TypeMachineBuilder
@@ -23,9 +23,12 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import Interface
 
-from clockd.auth import ANONYMOUS, ChallengeResponse, new_challenge
-from clockd.errors import NotPermitted, Refused, ServerFault, WrongCredentials
+from clockd.auth import ChallengeResponse, PeerCertificate, new_challenge
+from clockd.errors import NotPermitted, Refused, ServerFault, TooManyAttempts, WrongCredentials
 from clockd.interfaces import ISession, ISink
+from clockd.logs import Quota
+from clockd.throttle import Throttle
+from clockd.users import ANONYMOUS
 from clockd.values import Tally
 
 TRIES = 3
@@ -46,6 +49,14 @@ class ILogin(Protocol):
     def anonymous(self, mind: ISink) -> Deferred[ISession]:
         """The peer logs in without proof; fires as `respond` does."""
 
+    def certificate(self, common_names: Sequence[str], mind: ISink) -> Deferred[ISession]:
+        """The peer logs in by the certificate that it has shown; fires as `respond` does.
+
+        Args:
+            common_names: Those of the certificate's subject; none if there was no certificate.
+            mind: Takes the pushes.
+        """
+
     def admitted(self, session: ISession, logout: Callable[[], object]) -> None:
         """The portal has made a session."""
 
@@ -59,7 +70,10 @@ class ILogin(Protocol):
         """The peer has gone, or dropped its session, for one of `CLOSE_REASONS`."""
 
 
-_NOBODY = Anonymous()
+_UNPROVEN = {"certificate": "the certificate proves no account"}
+"""What a peer is told that does not prove itself, by method, where that is not a name and a secret."""
+
+_NOBODY: ICredentials = Anonymous()
 _NO_ANSWER: Deferred[Any] = Deferred()
 """What stands where no login is in hand; many connections share them."""
 
@@ -70,8 +84,13 @@ class Login:
     Args:
         portal: Where credentials become a session.
         interface: What to ask the portal for.
+        challenge_for: Returns what who claims a name is asked.
+        throttle: Slows guessing.
+        seconds: Returns the time of a monotonic clock.
+        host: Returns the peer's host, or None for a local socket; behind a proxy it is not known from the start.
         peer: Returns the peer's address, for the log; behind a proxy it is not known from the start.
         tally: Where logins are counted.
+        quota: Of log lines.
         soon: Runs a callable as soon as the answer in hand has been written.
         close: Closes the connection once all is written, for the reason given.
     """
@@ -80,15 +99,25 @@ class Login:
         self,
         portal: Portal,
         interface: type[Interface],
+        challenge_for: Callable[[str], bytes],
+        throttle: Throttle,
+        seconds: Callable[[], float],
+        host: Callable[[], str | None],
         peer: Callable[[], str],
         tally: Tally,
+        quota: Quota,
         soon: Callable[[Callable[[], object]], object],
         close: Callable[[str], object],
     ) -> None:
         self.portal = portal
         self.interface = interface
+        self.challenge_for = challenge_for
+        self.throttle = throttle
+        self.seconds = seconds
+        self.host = host
         self.peer = peer
         self.tally = tally
+        self.quota = quota
         self.soon = soon
         self.close = close
         self.tries = 0
@@ -101,6 +130,8 @@ class Login:
     @property
     def method(self) -> str:
         """How the credentials in hand are counted."""
+        if self.credentials is _NOBODY:
+            return "unknown"
         return getattr(self.credentials, "method", "anonymous")
 
     def check(self, machine: ILogin, credentials: ICredentials, mind: ISink) -> Deferred[ISession]:
@@ -113,8 +144,19 @@ class Login:
             machine.admitted(session, logout)
 
         refused = machine.refused if self.tries < TRIES else machine.expelled
-        self.portal.login(credentials, mind, self.interface).addCallbacks(admitted, refused)
+        if isinstance(credentials, ChallengeResponse) and not self.throttle.permits(
+            self.name, self.host(), self.seconds()
+        ):
+            refused(Failure(TooManyAttempts("too many logins have failed; wait a moment and try again")))
+        else:
+            self.portal.login(credentials, mind, self.interface).addCallbacks(admitted, refused)
         return answer
+
+    def succeed(self) -> None:
+        """Count a login."""
+        self.count("ok")
+        if isinstance(self.credentials, ChallengeResponse):
+            self.throttle.succeeded(self.name, self.host())
 
     def start_try(self) -> None:
         """Count a try.
@@ -132,7 +174,16 @@ class Login:
     def refuse(self, failure: Failure) -> None:
         """Tell the peer that it is not let in."""
         error = self.translate(failure)
-        _log.info("refused {name!r} from {address}: {error}", name=self.name, address=self.peer(), error=str(error))
+        why = failure.value if isinstance(failure.value, WrongCredentials) else error  # the log may know it better
+        rest = self.quota.take("refused")
+        if rest is not None:
+            _log.info(
+                "refused {name!r} from {address}: {error}{rest}",
+                name=self.name,
+                address=self.peer(),
+                error=str(why),
+                rest=rest,
+            )
         self.answer.errback(error)
 
     def forget(self) -> None:
@@ -149,9 +200,10 @@ class Login:
         """Count a failed login, and return what the peer is told of it."""
         if failure.check(WrongCredentials, LoginFailed, UnhandledCredentials):
             self.count("denied")
-            return WrongCredentials("the name and the secret do not fit")
+            self.throttle.failed(self.name, self.host(), self.seconds())
+            return WrongCredentials(_UNPROVEN.get(self.method, "the name and the secret do not fit"))
         if isinstance(failure.value, Refused):
-            self.count("limit")
+            self.count("throttled" if isinstance(failure.value, TooManyAttempts) else "limit")
             return failure.value
         self.count("error")
         _log.failure("a login failed for a reason of the server's own", failure)
@@ -167,9 +219,6 @@ serving = _builder.state("serving")
 abandoned = _builder.state("abandoned")
 gone = _builder.state("gone")
 
-greeting.upon(ILogin.left).to(gone).returns(None)
-challenged.upon(ILogin.left).to(gone).returns(None)
-checking.upon(ILogin.left).to(abandoned).returns(None)
 abandoned.upon(ILogin.left).loop().returns(None)
 gone.upon(ILogin.left).loop().returns(None)
 
@@ -186,9 +235,14 @@ def _no_anonymous(machine: ILogin, login: Login, mind: ISink) -> Deferred[ISessi
     raise NotPermitted("one login a connection")
 
 
+def _no_certificate(machine: ILogin, login: Login, common_names: Sequence[str], mind: ISink) -> Deferred[ISession]:
+    raise NotPermitted("one login a connection")
+
+
 for _state in (checking, serving, abandoned, gone):
     _state.upon(ILogin.challenge).loop()(_no_challenge)
     _state.upon(ILogin.anonymous).loop()(_no_anonymous)
+    _state.upon(ILogin.certificate).loop()(_no_certificate)
 for _state in (greeting, checking, serving, abandoned, gone):
     _state.upon(ILogin.respond).loop()(_no_response)
 
@@ -198,7 +252,7 @@ for _state in (greeting, checking, serving, abandoned, gone):
 def _challenge(machine: ILogin, login: Login, name: str) -> bytes:
     login.start_try()
     login.name = name
-    login.nonce = new_challenge()
+    login.nonce = login.challenge_for(name)
     return login.nonce
 
 
@@ -215,9 +269,17 @@ def _anonymous(machine: ILogin, login: Login, mind: ISink) -> Deferred[ISession]
     return login.check(machine, Anonymous(), mind)
 
 
+@greeting.upon(ILogin.certificate).to(checking)
+@challenged.upon(ILogin.certificate).to(checking)
+def _certificate(machine: ILogin, login: Login, common_names: Sequence[str], mind: ISink) -> Deferred[ISession]:
+    login.start_try()
+    login.name = ", ".join(common_names)
+    return login.check(machine, PeerCertificate(common_names), mind)
+
+
 @checking.upon(ILogin.admitted).to(serving)
 def _admitted(machine: ILogin, login: Login, session: ISession, logout: Callable[[], object]) -> None:
-    login.count("ok")
+    login.succeed()
     login.logout = logout
     _log.info("{name} logged in from {address}", name=login.name, address=login.peer())
     login.answer.callback(session)
@@ -234,6 +296,14 @@ def _refused(machine: ILogin, login: Login, failure: Failure) -> None:
 def _expelled(machine: ILogin, login: Login, failure: Failure) -> None:
     login.refuse(failure)
     login.soon(lambda: login.close("limit"))
+
+
+@greeting.upon(ILogin.left).to(gone)
+@challenged.upon(ILogin.left).to(gone)
+@checking.upon(ILogin.left).to(abandoned)
+def _left_early(machine: ILogin, login: Login, reason: str) -> None:
+    if reason == "login_timeout":
+        login.count("timeout")
 
 
 @serving.upon(ILogin.left).to(gone)

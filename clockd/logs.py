@@ -21,6 +21,38 @@ from twisted.logger import (
     globalLogBeginner,
 )
 
+LINES, SECONDS = 10, 10.0
+"""As many lines of one kind are written in as many seconds, of those that peers can cause."""
+
+
+class Quota:
+    """Keeps peers from filling the log.
+
+    Args:
+        seconds: Returns the time of a monotonic clock.
+    """
+
+    def __init__(self, seconds: Callable[[], float]) -> None:
+        self._seconds = seconds
+        self._kinds: dict[str, tuple[float, int]] = {}  # since when, and how many since then
+
+    def take(self, kind: str) -> str | None:
+        """Ask for a line.
+
+        Args:
+            kind: What is limited together; one of a few.
+
+        Returns:
+            What the line ends with: nothing, or how many were left out before it. None: it is not to be written.
+        """
+        now = self._seconds()
+        since, asked = self._kinds.get(kind, (-math.inf, 0))
+        if now - since < SECONDS:
+            self._kinds[kind] = since, asked + 1
+            return "" if asked < LINES else None
+        self._kinds[kind] = now, 1
+        return f" ({asked - LINES} more like it were left out)" if asked > LINES else ""
+
 
 def begin_logging(style: str, stream: TextIO, level: str = "info") -> None:
     """Write our events of a level and above, and Twisted's of `warn` and above, to a stream from now on.

@@ -24,6 +24,7 @@ from prometheus_client.metrics_core import (
 from prometheus_client.registry import Collector
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
+from twisted.protocols.policies import ProtocolWrapper, WrappingFactory
 from twisted.web.http import Request as HTTPRequest
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Request, Site
@@ -32,6 +33,9 @@ from clockd import __version__
 from clockd.values import Histogram, Tally
 
 InThread = Callable[[Callable[[], list[Metric]]], Deferred[list[Metric]]]
+
+HTTP_CONNECTIONS = 32
+"""As many connections the HTTP side has at most."""
 
 RATE_SECONDS = 10
 """What the achieved rate is an average over."""
@@ -73,6 +77,13 @@ class TallyCollector(Collector):
             "Errors that reached the log with a traceback; each is a bug.",
             tally.unhandled_errors,
         )
+        expiry = GaugeMetricFamily(
+            "clockd_tls_certificate_expiry_timestamp_seconds",
+            "When the server's certificate, or one of those it sends along, expires; nothing without TLS.",
+        )
+        if tally.tls_expiry is not None:
+            expiry.add_metric([], tally.tls_expiry)
+        yield expiry
         build = {"version": __version__, "twisted": twisted.__version__, "python": platform.python_version()}
         yield InfoMetricFamily("clockd_build", "What this clockd is made of.", build)
 
@@ -206,13 +217,42 @@ class _Health(Resource):
         return f"{trouble or 'ok'}\n".encode()
 
 
+class _Request(Request):
+    """A request whose body is not kept: none of ours has one."""
+
+    def gotLength(self, length: int | None) -> None:
+        super().gotLength(0)
+
+    def handleContentChunk(self, data: bytes) -> None:
+        """Drop a part of the body."""
+
+
 class _QuietSite(Site):
     """A site that writes no access log; on a monotonic reactor the log would tell times of 1970."""
 
     noisy = False
+    requestFactory = _Request
 
     def log(self, request: HTTPRequest) -> None:
         """Write nothing."""
+
+
+class NewestStay(WrappingFactory):
+    """Lets in so many connections; when there is one more, the oldest goes. Strangers who hold some keep nobody out."""
+
+    noisy = False
+
+    def registerProtocol(self, p: ProtocolWrapper) -> None:
+        """Take note of a connection that was made."""
+        super().registerProtocol(p)
+        if len(self.protocols) > HTTP_CONNECTIONS:
+            oldest = next(iter(self.protocols))
+            del self.protocols[oldest]
+            oldest.transport.abortConnection()
+
+    def unregisterProtocol(self, p: ProtocolWrapper) -> None:
+        """Take note of one that has ended."""
+        self.protocols.pop(p, None)
 
 
 def metrics_site(

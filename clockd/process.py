@@ -5,6 +5,9 @@ Rules of this module: called where a process is made a server, in `cli` and `twi
 
 import gc
 import resource
+import signal
+from collections.abc import Callable
+from typing import Any
 
 from twisted.logger import Logger
 
@@ -14,12 +17,18 @@ NEVER = 1_000_000
 """Collections of the middle generation between two of the oldest."""
 
 
-def raise_descriptors() -> None:
-    """Raise the limit of open descriptors as far as the process may, and log what it is."""
+def raise_descriptors() -> int:
+    """Raise the limit of open descriptors as far as the process may, log and return it."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     _log.info("up to {descriptors} descriptors may be open; each connection takes one", descriptors=hard)
+    return hard
+
+
+def reload_on_hangup(reload: Callable[[], object], reactor: Any) -> None:
+    """Have SIGHUP call `reload`, in the reactor's thread and in a turn of its own."""
+    signal.signal(signal.SIGHUP, lambda *_: reactor.callFromThread(reload))
 
 
 def tame_collector() -> None:

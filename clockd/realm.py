@@ -6,12 +6,12 @@ from twisted.cred.portal import IRealm
 from twisted.spread import pb
 from zope.interface import Interface, implementer
 
-from clockd.auth import ANONYMOUS
 from clockd.errors import TooManyConnections, UnknownFeed
 from clockd.feeds import FeedTable
 from clockd.interfaces import ISession, ISink
 from clockd.schedule import Schedule
 from clockd.subscription import Newest, Subscription
+from clockd.users import ANONYMOUS
 from clockd.values import Limits, Tally
 
 

@@ -1,10 +1,13 @@
 """The composition root: every object from a `Config`, hung on a `MultiService`."""
 
 import gc
+import os
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from msgspec.structs import replace
 from twisted.application.internet import TimerService
 from twisted.application.service import MultiService, Service
 from twisted.cred.checkers import AllowAnonymousAccess, ICredentialsChecker
@@ -18,17 +21,19 @@ from twisted.logger import Logger, globalLogPublisher
 from twisted.python.failure import Failure
 
 from clockd import __version__
-from clockd.auth import SecretChecker, UsersFile
+from clockd.auth import AccountChecker, CertificateChecker
 from clockd.broker import SWEEPS, ClockServerFactory, printable_address
 from clockd.certificate import ServerTLS
-from clockd.config import Config
+from clockd.config import Config, Tls
 from clockd.errors import CannotListen, Misconfigured
 from clockd.feeds import ClockFeed, FeedTable
 from clockd.logs import count_errors
-from clockd.metrics import TallyCollector, metrics_site
+from clockd.metrics import NewestStay, TallyCollector, metrics_site
+from clockd.passwords import PasswordPool, new_hasher
 from clockd.realm import ClockRealm, Roster
 from clockd.schedule import Schedule
 from clockd.transport import TLSFactory, prepare
+from clockd.users import UsersFile
 from clockd.values import Histogram, Tally
 
 SECOND = 1.0
@@ -36,6 +41,12 @@ SECOND = 1.0
 
 LINGERING = 1000
 """As many connections that have ended and are still in memory are worth a full collection, which stops the loop."""
+
+RESERVED_DESCRIPTORS = 64
+"""Kept for all that is no connection of a subscriber."""
+
+EXPIRY_SECONDS = 14 * 86400.0
+"""A certificate that expires in less is warned of."""
 
 LATE_SECONDS = 0.25
 """Mean lateness of the pushes of one second from which on the service is not ready."""
@@ -49,16 +60,25 @@ class Listener(Service):
         description: The endpoint as the operator wrote it.
         endpoint: Where to listen.
         factory: Makes the protocols.
+        lost_seconds: A peer that the network has not reached for so long is lost, in seconds.
 
     Attributes:
         listening: Fires with the port, or fails with `CannotListen`; set by `startService`.
     """
 
-    def __init__(self, key: str, description: str, endpoint: IStreamServerEndpoint, factory: IProtocolFactory) -> None:
+    def __init__(
+        self,
+        key: str,
+        description: str,
+        endpoint: IStreamServerEndpoint,
+        factory: IProtocolFactory,
+        lost_seconds: float,
+    ) -> None:
         self._key = key
         self._description = description
         self._endpoint = endpoint
         self._factory = factory
+        self._lost_seconds = lost_seconds
         self._port: IListeningPort | None = None
         self.listening: Deferred[IListeningPort] = Deferred()
 
@@ -80,7 +100,7 @@ class Listener(Service):
             port.stopListening()
             return
         self._port = port
-        prepare(port)
+        prepare(port, self._lost_seconds)
         self.listening.callback(port)
 
     def _failed(self, failure: Failure) -> None:
@@ -97,6 +117,8 @@ class ClockService(MultiService):
     Args:
         factory: Knows the connections.
         tally: What has happened so far.
+        tls: What the certificates come from, or None without TLS.
+        now: Unix seconds UTC by the host's wall clock.
 
     Attributes:
         tally: As given.
@@ -106,10 +128,14 @@ class ClockService(MultiService):
 
     _log = Logger()
 
-    def __init__(self, factory: ClockServerFactory, tally: Tally) -> None:
+    def __init__(
+        self, factory: ClockServerFactory, tally: Tally, tls: ServerTLS | None, now: Callable[[], float]
+    ) -> None:
         super().__init__()
         self._factory = factory
         self.tally = tally
+        self._tls = tls
+        self._now = now
         self.ready: Deferred[list[IListeningPort]] = Deferred()
         self._state = "starting"
         self._lateness = 0.0
@@ -145,6 +171,46 @@ class ClockService(MultiService):
         if self._lateness > LATE_SECONDS:
             return f"pushing late: {self._lateness:.3f} s on average in the last second"
         return None
+
+    def reload(self) -> None:
+        """Read certificates and keys again, for the connections to come; broken ones leave the old in force."""
+        if self._tls is None:
+            return
+        try:
+            self._tls.reload()
+        except Misconfigured as error:
+            self._log.warn("the certificates read before stay in force: {error}", error=str(error))
+        else:
+            self._log.info("{certificate}: read again, with what belongs to it", certificate=str(self._tls.certificate))
+        self.note_expiry()
+
+    def note_expiry(self) -> None:
+        """Tell the tally when the certificate expires, and warn if that is soon, or was."""
+        if self._tls is None:
+            return
+        expires = self.tally.tls_expiry = self._tls.expires
+        if expires - self._now() < EXPIRY_SECONDS:
+            self._log.warn(
+                "{certificate}: is good until {moment} UTC only; put a newer one in its place, then send SIGHUP",
+                certificate=str(self._tls.certificate),
+                moment=f"{datetime.fromtimestamp(expires, UTC):%Y-%m-%d %H:%M}",
+            )
+
+    def make_room(self, descriptors: int) -> None:
+        """Have no more connections than there are descriptors for.
+
+        Args:
+            descriptors: As many may be open.
+        """
+        lobby, most = self._factory.lobby, max(1, descriptors - RESERVED_DESCRIPTORS)
+        if lobby.limits.connections > most:
+            self._log.warn(
+                "limits.connections is lowered from {limit} to {most}: only {descriptors} descriptors may be open",
+                limit=lobby.limits.connections,
+                most=most,
+                descriptors=descriptors,
+            )
+            lobby.limits = replace(lobby.limits, connections=most)
 
     def look(self, collector: TallyCollector) -> None:
         """Look after connections and pace; called once a second."""
@@ -189,46 +255,67 @@ def make_service(config: Config, reactor: Any, now: Callable[[], float]) -> Cloc
     tally.feed("time")
     schedule = Schedule(clock, tally.lateness)
     realm = ClockRealm(Roster(config.limits.connections_per_account), feeds, schedule, config.limits, tally)
+    users = UsersFile(Path(config.auth.users))
+    users.load()
+    passwords = PasswordPool(reactor, new_hasher(), len(os.sched_getaffinity(0)))
+    accounts = AccountChecker(users, passwords.fits)
+    checkers: list[ICredentialsChecker] = [accounts, CertificateChecker(users)]
+    if config.auth.anonymous:
+        checkers.append(AllowAnonymousAccess())
     factory = ClockServerFactory(
-        Portal(realm, _checkers(config)), feeds, config.limits, tally, clock, config.auth.anonymous
+        Portal(realm, checkers),
+        feeds,
+        config.limits,
+        tally,
+        clock,
+        config.auth.anonymous,
+        schedule.catch_up,
+        accounts.challenge,
     )
-    service = ClockService(factory, tally)
+    tls = _server_tls(config.tls)
+    service = ClockService(factory, tally, tls, now)
+    service.note_expiry()
+    passwords.setServiceParent(service)
     collector = TallyCollector(tally, clock)
+
+    def listen(key: str, description: str, factory: IProtocolFactory) -> None:
+        endpoint = _endpoint(key, description, reactor)
+        Listener(key, description, endpoint, factory, config.limits.stale_seconds).setServiceParent(service)
+
     for description in config.server.listen:
-        _listener("server.listen", description, factory, reactor).setServiceParent(service)
-    if config.tls.listen:
-        creator = ServerTLS(Path(config.tls.certificate), Path(config.tls.private_key))
+        listen("server.listen", description, factory)
+    if tls is not None:
         for description in config.tls.listen:
-            _listener("tls.listen", description, TLSFactory(creator, False, factory, clock), reactor).setServiceParent(
-                service
-            )
+            listen("tls.listen", description, TLSFactory(tls, False, factory, clock))
     site = metrics_site(
         collector, service.trouble, clock, lambda call: deferToThreadPool(reactor, reactor.getThreadPool(), call)
     )
-    _listener("metrics.listen", config.metrics.listen, site, reactor).setServiceParent(service)
-    for timer in (TimerService(SECOND, service.look, collector), TimerService(SECOND / SWEEPS, factory.sweep)):
+    listen("metrics.listen", config.metrics.listen, NewestStay(site))
+    for timer in (
+        TimerService(SECOND, service.look, collector),
+        TimerService(SECOND, lambda: factory.expel(users.refresh())),
+        TimerService(SECOND / SWEEPS, factory.sweep),
+    ):
         timer.clock = clock
         timer.setServiceParent(service)
     return service
 
 
-def _checkers(config: Config) -> list[ICredentialsChecker]:
-    users = UsersFile(Path(config.auth.users))
-    users.load()
-    checkers: list[ICredentialsChecker] = [SecretChecker(users)]
-    if config.auth.anonymous:
-        checkers.append(AllowAnonymousAccess())
-    return checkers
+def _server_tls(config: Tls) -> ServerTLS | None:
+    if not config.listen:
+        return None
+    client_ca = Path(config.client_ca) if config.client_ca else None
+    return ServerTLS(Path(config.certificate), Path(config.private_key), client_ca)
 
 
-def _listener(key: str, description: str, factory: IProtocolFactory, reactor: Any) -> Listener:
+def _endpoint(key: str, description: str, reactor: Any) -> IStreamServerEndpoint:
     try:
-        endpoint = serverFromString(reactor, description)
+        endpoint: IStreamServerEndpoint = serverFromString(reactor, description)
     except Exception as error:  # its parsers raise ValueError, TypeError, KeyError and more
         raise Misconfigured(
             f"{key}: {description}: is no Twisted endpoint such as tcp:8787:interface=127.0.0.1 ({error})"
         ) from error
-    return Listener(key, description, endpoint, factory)
+    return endpoint
 
 
 def _mean_since(before: tuple[int, float], histogram: Histogram) -> tuple[float, tuple[int, float]]:

@@ -9,11 +9,23 @@ Twisted changes them.
 """
 
 from collections.abc import Callable, Iterable
-from socket import socket
+from ipaddress import ip_address
+from socket import (
+    IPPROTO_TCP,
+    SO_KEEPALIVE,
+    SOL_SOCKET,
+    TCP_KEEPCNT,
+    TCP_KEEPIDLE,
+    TCP_KEEPINTVL,
+    TCP_NODELAY,
+    TCP_USER_TIMEOUT,
+    socket,
+)
 from typing import Any
 
 from twisted.internet import tcp, unix
 from twisted.internet.interfaces import IListeningPort, ITransport
+from twisted.protocols.haproxy._wrapper import HAProxyProtocolWrapper, HAProxyWrappingFactory
 from twisted.protocols.policies import ProtocolWrapper
 from twisted.protocols.tls import TLSMemoryBIOFactory, TLSMemoryBIOProtocol
 from twisted.python.failure import Failure
@@ -169,15 +181,67 @@ class TLSFactory(TLSMemoryBIOFactory):
     protocol = TLSConnection
 
 
+class ProxiedConnection(HAProxyProtocolWrapper):
+    """A connection that begins with a PROXY header; Twisted's parser lets ValueErrors of a bad one out."""
+
+    def dataReceived(self, data: bytes) -> None:
+        """Take bytes; what is no header ends the connection."""
+        try:
+            super().dataReceived(data)
+        except ValueError:
+            if self._proxyInfo is not None:
+                raise
+            self.loseConnection()
+
+
 BACKLOG = 1024
 """Connections that may wait to be accepted; with Twisted's 50, many in a storm try again a second later."""
 
+ACCEPTS = 8
+"""Connections that a port accepts in one turn of the reactor: those before them get on with their logins in between."""
 
-def prepare(port: IListeningPort) -> None:
-    """Have a port's connections send at once, and many of them wait for their turn; a foreign port stays as it is."""
-    if isinstance(port, tcp.Port):
-        port.transport = UNIXConnection if isinstance(port, unix.Port) else TCPConnection  # type: ignore[assignment]
-        port.socket.listen(max(port.backlog, BACKLOG))
+MOST_KEEPALIVE_SECONDS = 32767
+"""The kernel's bound for the keepalive options, in seconds (`MAX_TCP_KEEPIDLE` in Linux's net/tcp.h)."""
+
+PROBES = 3
+"""Keepalive probes without an answer, after which the kernel takes a peer for lost."""
+
+
+def prepare(port: IListeningPort, lost_seconds: float) -> None:
+    """Make a port fit for pushes; a foreign one stays as it is.
+
+    Its connections send at once, and many may wait for their turn to be accepted. Those over TCP send small segments
+    without waiting for the acknowledgement of the last one, which may take 40 ms, and the kernel ends one whose peer
+    acknowledges nothing.
+
+    Args:
+        port: Where connections are accepted.
+        lost_seconds: A TCP peer that is not there for this long is lost, in seconds; the kernel counts in whole ones.
+    """
+    if not isinstance(port, tcp.Port):
+        return
+    port.transport = UNIXConnection if isinstance(port, unix.Port) else TCPConnection  # type: ignore[assignment]
+    port.socket.listen(max(port.backlog, BACKLOG))
+    if isinstance(port.factory, HAProxyWrappingFactory):
+        port.factory.protocol = ProxiedConnection  # type: ignore[assignment]  # mypy takes it for an instance
+    accept = port.doRead
+
+    def accept_some() -> None:
+        port.numberAccepts = ACCEPTS  # Twisted's goes up with each turn that takes all it may
+        accept()
+
+    port.doRead = accept_some  # type: ignore[method-assign]
+    if not isinstance(port, unix.Port):  # what is accepted inherits these
+        port.socket.setsockopt(SOL_SOCKET, SO_KEEPALIVE, 1)
+        seconds = max(1, round(min(lost_seconds, MOST_KEEPALIVE_SECONDS) / (PROBES + 1)))
+        for option, value in (
+            (TCP_NODELAY, 1),
+            (TCP_KEEPIDLE, seconds),
+            (TCP_KEEPINTVL, seconds),
+            (TCP_KEEPCNT, PROBES),
+            (TCP_USER_TIMEOUT, round(1000 * lost_seconds)),
+        ):
+            port.socket.setsockopt(IPPROTO_TCP, option, value)
 
 
 def outlet(transport: ITransport) -> Outlet | WrappedOutlet:
@@ -187,3 +251,14 @@ def outlet(transport: ITransport) -> Outlet | WrappedOutlet:
         lowest = lowest.transport
     below = lowest.outlet if isinstance(lowest, TCPConnection) else None
     return below if below is not None and lowest is transport else WrappedOutlet(transport.write, below)
+
+
+def is_private(transport: ITransport) -> bool:
+    """Tell whether nobody can listen in between a peer and here.
+
+    That is so over TLS, over a Unix socket, and where the port is bound to loopback. What a peer or a proxy says of
+    addresses does not count, and with a PROXY header in clear the peer is somewhere behind a proxy.
+    """
+    if isinstance(transport, TLSMemoryBIOProtocol | unix.Server):  # not ISSLTransport: what wraps TLS provides it, too
+        return True
+    return isinstance(transport, tcp.Server) and ip_address(transport.server.getHost().host).is_loopback

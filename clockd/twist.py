@@ -11,7 +11,7 @@ from twisted.python.usage import Options as TwistOptions
 from clockd.config import load
 from clockd.errors import Misconfigured
 from clockd.monotonic import make_monotonic
-from clockd.process import raise_descriptors, tame_collector
+from clockd.process import raise_descriptors, reload_on_hangup, tame_collector
 from clockd.service import ClockService, make_service
 
 
@@ -46,10 +46,11 @@ class _OrExit(MultiService):
         service.setServiceParent(self)
 
     def startService(self) -> None:
+        reload_on_hangup(self._service.reload, reactor)
         super().startService()
         failures: list[Failure] = []
         self._service.ready.addErrback(failures.append)
         if failures:
             raise SystemExit(f"clockd: {failures[0].getErrorMessage()}")
-        raise_descriptors()
+        self._service.make_room(raise_descriptors())
         tame_collector()

@@ -18,12 +18,13 @@ from twisted.test.iosim import FakeTransport, IOPump
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 
-from clockd.auth import IChallengeResponse, SecretChecker, digest
+from clockd.auth import AccountChecker, IChallengeResponse
 from clockd.broker import ClockServerFactory
 from clockd.feeds import ClockFeed, FeedTable
 from clockd.interfaces import ISink
 from clockd.realm import ClockRealm, Roster
 from clockd.schedule import Schedule
+from clockd.users import digest
 from clockd.values import Account, Limits, Tally
 
 EPOCH = 1_700_000_000.0
@@ -44,16 +45,16 @@ class Sink:
 
 
 class Users:
-    """The accounts of a `SecretChecker`, in memory."""
+    """The accounts of an `AccountChecker`, in memory, all of them with the same secret."""
 
     def __init__(self, names):
         self.names = names
 
     def account(self, name):
-        return Account(name, "secret", digest(SECRET)) if name in self.names else None
+        return Account(name, "secret", digest(SECRET.encode())) if name in self.names else None
 
     def imitate(self, name):
-        return digest(f"nobody is called {name}")
+        return Account(name, "secret", digest(f"nobody is called {name}".encode()))
 
 
 @implementer(ICredentialsChecker)
@@ -328,13 +329,19 @@ class Rig:
         self.tally.feed("time")
         self.roster = Roster(self.limits.connections_per_account)
         self.feeds = FeedTable([ClockFeed(self.now)])
-        self.realm = realm(
-            ClockRealm(self.roster, self.feeds, Schedule(self.clock, self.tally.lateness), self.limits, self.tally)
-        )
-        checkers = [checker or SecretChecker(Users(names))] + [AllowAnonymousAccess()] * anonymous
-        self.portal = Portal(self.realm, checkers)
+        self.schedule = Schedule(self.clock, self.tally.lateness)
+        self.realm = realm(ClockRealm(self.roster, self.feeds, self.schedule, self.limits, self.tally))
+        accounts = AccountChecker(Users(names), None)
+        self.portal = Portal(self.realm, [checker or accounts] + [AllowAnonymousAccess()] * anonymous)
         self.factory = ClockServerFactory(
-            self.portal, self.feeds, self.limits, self.tally, self.clock, offers_anonymous=anonymous
+            self.portal,
+            self.feeds,
+            self.limits,
+            self.tally,
+            self.clock,
+            anonymous,
+            self.schedule.catch_up,
+            accounts.challenge,
         )
         self.network = Network(self.factory, self.clock)
         self.peers = []

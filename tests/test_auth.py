@@ -1,431 +1,207 @@
-import os
-import resource
-from concurrent.futures import ThreadPoolExecutor
-from hashlib import md5
-from pathlib import Path
-from threading import Barrier
-
 from hypothesis import given
 from hypothesis import strategies as st
 from twisted.cred.error import UnauthorizedLogin
-from twisted.logger import LogLevel, capturedLogs
+from twisted.internet.defer import Deferred, fail, succeed
+from twisted.spread import pb
 from twisted.trial.unittest import SynchronousTestCase
 
-from clockd.auth import (
-    ChallengeResponse,
-    SecretChecker,
-    UsersFile,
-    add_account,
-    digest,
-    new_challenge,
-    remove_account,
-    renew_secret,
-)
-from clockd.errors import UsersFileError, WrongCredentials
+from clockd.auth import AccountChecker, CertificateChecker, ChallengeResponse, PeerCertificate, new_challenge
+from clockd.errors import TooManyAttempts, WrongCredentials
+from clockd.users import digest
 from clockd.values import Account
 
-KEY = "key:" + 32 * "5a" + "\n"
-ALICE = "alice:secret:" + 16 * "a1" + "\n"
-BOB = "bob:secret:" + 16 * "b0" + "\n"
+SALT = bytes(range(16))
+ALICE = Account("alice", "secret", digest(b"s3cret"))
+CAROL = Account("carol", "password", b"a hash of the right response", SALT)
 
 
-def answer(secret, challenge):
-    """Return what a stock client answers."""
-    return md5(md5(secret.encode()).digest() + challenge).digest()
+class Users:
+    """Has alice, who has a secret, and carol, who has a password; other names imitate the kind that they begin with."""
 
+    def __init__(self):
+        self.accounts = {"alice": ALICE, "carol": CAROL}
 
-class UsersCase(SynchronousTestCase):
-    def setUp(self):
-        folder = Path(self.mktemp())
-        folder.mkdir()
-        self.path = folder / "users"
+    def account(self, name):
+        return self.accounts.get(name)
 
-    def write(self, text, mode=0o600):
-        data = text if isinstance(text, bytes) else text.encode()
-        self.path.write_bytes(data)
-        self.path.chmod(mode)
-
-    def loaded(self, text):
-        self.write(text)
-        users = UsersFile(self.path)
-        users.load()
-        return users
-
-    def assert_refused(self, pattern, call, *args):
-        with self.assertRaisesRegex(UsersFileError, pattern) as caught:
-            call(*args)
-        self.assertIn(str(self.path), str(caught.exception))
+    def imitate(self, name):
+        salt = digest(name.encode())
+        return Account(name, "password", b"", salt) if name.startswith("password") else Account(name, "secret", salt)
 
 
 class ResponsesTests(SynchronousTestCase):
-    def test_the_verifier_of_a_secret_is_its_md5(self):
-        self.assertEqual(digest("s3cret").hex(), "33e1b232a4e6fa0028a6670753749a17")
-
     def test_challenges_are_sixteen_bytes_and_never_the_same(self):
         challenges = {new_challenge() for _ in range(100)}
         self.assertEqual((len(challenges), {len(challenge) for challenge in challenges}), (100, {16}))
 
     def test_a_stock_clients_response_proves_the_secret(self):
-        credentials = ChallengeResponse("alice", b"challenge", answer("s3cret", b"challenge"))
-        self.assertTrue(credentials.proves(digest("s3cret")))
+        credentials = ChallengeResponse("alice", b"challenge", pb.respond(b"challenge", b"s3cret"))
+        self.assertTrue(credentials.proves(digest(b"s3cret")))
 
     def test_a_response_to_another_challenge_or_of_another_secret_proves_nothing(self):
-        for response in (answer("s3cret", b"other"), answer("S3cret", b"challenge"), digest("s3cret"), b""):
-            self.assertFalse(ChallengeResponse("alice", b"challenge", response).proves(digest("s3cret")))
+        others = (pb.respond(b"other", b"s3cret"), pb.respond(b"challenge", b"S3cret"), digest(b"s3cret"), b"")
+        for response in others:
+            self.assertFalse(ChallengeResponse("alice", b"challenge", response).proves(digest(b"s3cret")))
 
     @given(st.binary(max_size=32))
     def test_no_other_response_proves_anything(self, response):
-        self.assertFalse(ChallengeResponse("alice", b"challenge", response).proves(digest("s3cret")))
+        self.assertFalse(ChallengeResponse("alice", b"challenge", response).proves(digest(b"s3cret")))
 
 
-class LoadingTests(UsersCase):
-    def test_accounts_are_found_by_name(self):
-        users = self.loaded(KEY + ALICE + BOB)
-        self.assertEqual(users.account("alice"), Account("alice", "secret", bytes.fromhex(16 * "a1")))
-        self.assertIsNone(users.account("carol"))
-        self.assertEqual(users.names(), ["alice", "bob"])
-
-    def test_names_are_told_sorted(self):
-        self.assertEqual(self.loaded(BOB + KEY + ALICE).names(), ["alice", "bob"])
-
-    def test_a_file_with_a_key_alone_has_no_accounts(self):
-        self.assertEqual(self.loaded(KEY).names(), [])
-
-    def test_empty_lines_are_passed_over_and_a_last_line_needs_no_end(self):
-        self.assertEqual(self.loaded("\n" + KEY + "\n" + ALICE.rstrip()).names(), ["alice"])
-
-    def test_an_absent_file_is_told_with_the_way_out(self):
-        self.assert_refused("make one with: clockd user add --users", UsersFile(self.path).load)
-
-    def test_a_file_that_is_no_text_is_told(self):
-        self.write(KEY.encode() + b"\xff\n")
-        self.assert_refused("cannot be read: 'utf-8' codec", UsersFile(self.path).load)
-
-    def test_a_folder_is_told(self):
-        self.path.mkdir()
-        self.assert_refused("is no regular file", UsersFile(self.path).load)
-
-    def test_a_fifo_is_told_and_not_waited_for(self):
-        os.mkfifo(self.path)
-        self.assert_refused("is no regular file", UsersFile(self.path).load)
-
-    def test_a_broken_line_is_told_by_its_number(self):
-        hexes = 16 * "a1"
-        for line in (
-            "alice",
-            "alice:secret",
-            f"alice:secret:{hexes[:-1]}",
-            f"alice:secret:{hexes}0",
-            f"alice:secret:{hexes.upper()}",
-            f"alice:secret:{hexes} ",
-            f"alice:password:{hexes}",
-            f":secret:{hexes}",
-            f"-alice:secret:{hexes}",
-            f"al ice:secret:{hexes}",
-            f"{'a' * 65}:secret:{hexes}",
-            "# a comment",
-            "key:5a",
-        ):
-            self.write(KEY + ALICE + line + "\n")
-            self.assert_refused(":3: a broken line", UsersFile(self.path).load)
-
-    def test_a_name_of_64_characters_is_read(self):
-        line = f"{'a' * 64}:secret:{16 * 'a1'}\n"
-        self.assertEqual(self.loaded(KEY + line).names(), ["a" * 64])
-
-    def test_an_account_that_is_there_twice_is_told(self):
-        self.write(KEY + ALICE + BOB + ALICE)
-        self.assert_refused(":4: a second account alice", UsersFile(self.path).load)
-
-    def test_a_second_key_is_told(self):
-        self.write(KEY + ALICE + KEY)
-        self.assert_refused(":3: a second key", UsersFile(self.path).load)
-
-    def test_a_file_without_a_key_is_told(self):
-        for text in (ALICE, ""):
-            self.write(text)
-            self.assert_refused("has no line key:", UsersFile(self.path).load)
-
-    def test_a_file_that_cannot_be_loaded_leaves_the_accounts_as_they_were(self):
-        users = self.loaded(KEY + ALICE)
-        self.write(KEY + "broken")
-        self.assert_refused("broken line", users.load)
-        self.assertEqual(users.names(), ["alice"])
-
-
-class ModeTests(UsersCase):
-    def warnings(self, mode):
-        self.write(KEY, mode)
-        with capturedLogs() as events:
-            UsersFile(self.path).load()
-        return [event for event in events if event["log_level"] is LogLevel.warn]
-
-    def test_a_file_that_others_can_get_at_is_warned_of_with_the_way_out(self):
-        for mode in (0o604, 0o640, 0o620, 0o601, 0o777):
-            (warning,) = self.warnings(mode)
-            self.assertIn(f"chmod 600 {self.path}", warning["log_format"].format(**warning))
-
-    def test_a_file_of_its_owner_alone_is_not(self):
-        for mode in (0o600, 0o400, 0o700):
-            self.assertEqual(self.warnings(mode), [])
-
-
-class ReadingAgainTests(UsersCase):
+class CheckerCase(SynchronousTestCase):
     def setUp(self):
-        super().setUp()
-        self.users = self.loaded(KEY + ALICE)
+        self.users = Users()
+        self.asked = []
+        self.found = succeed(False)
+        self.checker = AccountChecker(self.users, self.fits)
 
-    def logins(self, count=3):
-        """Look for alice some times; return what was logged by level."""
-        with capturedLogs() as events:
-            for _ in range(count):
-                self.assertIsNotNone(self.users.account("alice"))
-        return [event["log_level"] for event in events]
+    def fits(self, verifier, response):
+        self.asked.append((verifier, response))
+        return self.found
 
-    def test_a_file_that_has_not_changed_is_not_read_again(self):
-        self.assertEqual(self.logins(), [])
-
-    def test_a_change_is_in_force_at_the_next_login(self):
-        self.write(KEY + ALICE + BOB)
-        self.assertEqual(self.logins(), [LogLevel.info])
-        self.assertIsNotNone(self.users.account("bob"))
-
-    def test_an_account_that_was_removed_is_gone(self):
-        self.write(KEY + BOB)
-        self.assertIsNone(self.users.account("alice"))
-
-    def test_a_change_that_keeps_the_size_is_seen(self):
-        self.path.write_text(KEY + ALICE.replace("a1", "a2"))
-        os.utime(self.path, ns=(0, self.path.stat().st_mtime_ns + 1))
-        self.assertEqual(self.users.account("alice").verifier, bytes.fromhex(16 * "a2"))
-
-    def test_a_file_that_takes_the_place_of_the_old_one_is_seen(self):
-        status = self.path.stat()
-        other = self.path.with_name("other")
-        other.write_text(KEY + ALICE.replace("a1", "a2"))
-        os.utime(other, ns=(status.st_atime_ns, status.st_mtime_ns))
-        other.replace(self.path)
-        self.assertEqual(self.users.account("alice").verifier, bytes.fromhex(16 * "a2"))
-
-    def test_a_file_that_breaks_later_keeps_the_accounts_and_warns_once_and_not_once_a_login(self):
-        self.write(KEY + ALICE + "broken")
-        with capturedLogs() as events:
-            self.assertIsNotNone(self.users.account("alice"))
-        (warning,) = events
-        self.assertIn(f"{self.path}:3: a broken line", warning["error"])
-        self.assertIs(warning["log_level"], LogLevel.warn)
-        self.assertEqual(self.logins(), [])
-
-    def test_a_file_that_breaks_otherwise_is_warned_of_again(self):
-        self.write(KEY + ALICE + "broken")
-        self.assertEqual(self.logins(), [LogLevel.warn])
-        self.write(KEY + ALICE + "broken too")
-        self.assertEqual(self.logins(), [LogLevel.warn])
-
-    def test_a_file_that_is_removed_keeps_the_accounts_and_warns_once(self):
-        self.path.unlink()
-        self.assertEqual(self.logins(), [LogLevel.warn])
-
-    def test_a_file_that_is_mended_is_in_force_again(self):
-        self.path.unlink()
-        self.logins()
-        self.write(KEY + ALICE + BOB)
-        self.assertEqual(self.logins(), [LogLevel.info])
-        self.assertIsNotNone(self.users.account("bob"))
-
-
-class ImitationTests(UsersCase):
-    def test_it_depends_on_name_and_key_alone(self):
-        users = self.loaded(KEY + ALICE)
-        carol = users.imitate("carol")
-        self.assertEqual(len(carol), 16)
-        self.assertEqual(self.loaded(BOB + KEY).imitate("carol"), carol)
-        self.assertNotEqual(users.imitate("dave"), carol)
-        self.assertNotEqual(self.loaded(KEY.replace("5a", "5b")).imitate("carol"), carol)
-
-
-class CheckerTests(UsersCase):
-    def setUp(self):
-        super().setUp()
-        self.write(f"{KEY}alice:secret:{digest('s3cret').hex()}\n")
-        self.users = UsersFile(self.path)
-        self.checker = SecretChecker(self.users)
-
-    def check(self, name, response):
-        credentials = ChallengeResponse(name, b"challenge", response)
+    def check(self, name, response, challenge=b"challenge"):
+        credentials = ChallengeResponse(name, challenge, response)
         self.assertEqual(credentials.method, "unknown")
         return credentials, self.checker.requestAvatarId(credentials)
 
+    def assert_refused(self, result):
+        failure = self.failureResultOf(result, WrongCredentials)
+        self.assertIsInstance(failure.value, UnauthorizedLogin)
+        return str(failure.value)
+
+
+class ChallengeTests(CheckerCase):
+    def challenges(self, private, name):
+        return {self.checker.challenge(private, name) for _ in range(10)}
+
+    def test_a_secret_gets_a_fresh_one_each_time(self):
+        for name in ("alice", "secret of nobody"):
+            for private in (True, False):
+                self.assertEqual(len(self.challenges(private, name)), 10)
+
+    def test_a_password_gets_its_salt_where_nobody_listens_in(self):
+        self.assertEqual(self.challenges(True, "carol"), {SALT})
+        self.assertEqual(self.challenges(True, "password of nobody"), {digest(b"password of nobody")})
+
+    def test_a_password_gets_a_fresh_one_where_somebody_may(self):
+        for name in ("carol", "password of nobody"):
+            challenges = self.challenges(False, name)
+            self.assertEqual(len(challenges | {SALT, digest(name.encode())}), 12)
+
+    def test_each_is_16_bytes(self):
+        for name in ("alice", "carol", "password of nobody", "secret of nobody"):
+            for private in (True, False):
+                self.assertEqual({len(challenge) for challenge in self.challenges(private, name)}, {16})
+
+
+class SecretTests(CheckerCase):
+    def tearDown(self):
+        self.assertEqual(self.asked, [], "no password is checked")
+
     def test_the_right_response_proves_the_account(self):
-        credentials, result = self.check("alice", answer("s3cret", b"challenge"))
+        credentials, result = self.check("alice", pb.respond(b"challenge", b"s3cret"))
         self.assertEqual((self.successResultOf(result), credentials.method), (b"alice", "secret"))
 
     def test_a_wrong_response_is_refused_and_counts_for_the_kind_of_the_account(self):
-        credentials, result = self.check("alice", answer("other", b"challenge"))
-        failure = self.failureResultOf(result, WrongCredentials)
-        self.assertIsInstance(failure.value, UnauthorizedLogin)
+        credentials, result = self.check("alice", pb.respond(b"challenge", b"other"))
+        self.assert_refused(result)
         self.assertEqual(credentials.method, "secret")
 
     def test_an_unknown_name_is_refused_in_the_same_words(self):
         _, wrong = self.check("alice", b"")
-        credentials, unknown = self.check("carol", answer("s3cret", b"challenge"))
-        self.assertEqual(str(self.failureResultOf(unknown).value), str(self.failureResultOf(wrong).value))
+        credentials, unknown = self.check("secret of nobody", pb.respond(b"challenge", b"s3cret"))
+        self.assertEqual(self.assert_refused(unknown), self.assert_refused(wrong))
         self.assertEqual(credentials.method, "unknown")
 
     def test_an_unknown_name_is_refused_even_if_the_response_fits_the_imitation(self):
-        self.users.load()
-        response = md5(self.users.imitate("carol") + b"challenge").digest()
-        credentials, result = self.check("carol", response)
-        self.assertTrue(credentials.proves(self.users.imitate("carol")))
-        self.failureResultOf(result, WrongCredentials)
+        credentials, result = self.check("secret of nobody", pb.respond(b"challenge", b"secret of nobody"))
+        self.assertTrue(credentials.proves(digest(b"secret of nobody")))
+        self.assert_refused(result)
 
 
-class ChangingTests(UsersCase):
-    def names(self):
-        users = UsersFile(self.path)
-        users.load()
-        return users.names()
+class PasswordTests(CheckerCase):
+    def test_the_right_response_to_its_salt_proves_the_account(self):
+        self.found = succeed(True)
+        credentials, result = self.check("carol", b"right", SALT)
+        self.assertEqual((self.successResultOf(result), credentials.method), (b"carol", "password"))
+        self.assertEqual(self.asked, [(CAROL.verifier, b"right")])
 
-    def proves(self, name, secret):
-        checker = SecretChecker(UsersFile(self.path))
-        result = []
-        checker.requestAvatarId(ChallengeResponse(name, b"c", answer(secret, b"c"))).addBoth(result.append)
-        return result == [name.encode()]
+    def test_a_wrong_response_is_refused_and_counts_for_the_kind_of_the_account(self):
+        credentials, result = self.check("carol", b"wrong", SALT)
+        self.assert_refused(result)
+        self.assertEqual((credentials.method, self.asked), ("password", [(CAROL.verifier, b"wrong")]))
 
-    def test_the_first_account_makes_the_file_for_its_owner_alone(self):
-        secret = add_account(self.path, "alice")
-        self.assertEqual(self.path.stat().st_mode & 0o777, 0o600)
-        self.assertRegex(self.path.read_text(), r"\Akey:[0-9a-f]{64}\nalice:secret:[0-9a-f]{32}\n\Z")
-        self.assertTrue(self.proves("alice", secret))
+    def test_an_unknown_name_is_checked_as_long_and_refused_in_the_same_words(self):
+        _, wrong = self.check("carol", b"wrong", SALT)
+        credentials, unknown = self.check("password of nobody", b"wrong", digest(b"password of nobody"))
+        self.assertEqual(self.assert_refused(unknown), self.assert_refused(wrong))
+        self.assertEqual((credentials.method, self.asked[1:]), ("unknown", [(b"", b"wrong")]))
 
-    def test_a_change_makes_a_wide_file_narrow(self):
-        self.write(KEY, 0o644)
-        add_account(self.path, "alice")
-        self.assertEqual(self.path.stat().st_mode & 0o777, 0o600)
+    def test_an_unknown_name_is_refused_whatever_is_found(self):
+        self.found = succeed(True)
+        self.assert_refused(self.check("password of nobody", b"", digest(b"password of nobody"))[1])
 
-    def test_a_secret_is_22_url_safe_characters_and_is_not_in_the_file(self):
-        secrets = {add_account(self.path, f"user{number}") for number in range(5)}
-        self.assertEqual(len(secrets), 5)
-        for secret in secrets:
-            self.assertRegex(secret, r"\A[A-Za-z0-9_-]{22}\Z")
-            self.assertNotIn(secret, self.path.read_text())
+    def test_what_answers_another_challenge_is_refused_and_costs_no_check(self):
+        self.found = succeed(True)
+        for name in ("carol", "password of nobody"):
+            self.assert_refused(self.check(name, pb.respond(b"challenge", b"hunter2"))[1])
+        self.assertEqual(self.asked, [])
 
-    def test_two_files_have_two_keys(self):
-        add_account(self.path, "alice")
-        other = self.path.with_name("other")
-        add_account(other, "alice")
-        self.assertNotEqual(self.path.read_text().splitlines()[0], other.read_text().splitlines()[0])
+    def test_who_knows_the_hash_cannot_log_in_with_it_as_with_a_secret(self):
+        credentials, result = self.check("carol", digest(CAROL.verifier + b"challenge"))
+        self.assertTrue(credentials.proves(CAROL.verifier))
+        self.assert_refused(result)
 
-    def test_adding_keeps_the_key_and_the_accounts_before(self):
-        self.write(KEY + ALICE)
-        add_account(self.path, "bob")
-        self.assertEqual(self.path.read_text().splitlines()[:2], [KEY.rstrip(), ALICE.rstrip()])
-        self.assertEqual(self.names(), ["alice", "bob"])
+    def test_who_was_asked_by_somebody_else_s_salt_proves_nothing(self):
+        self.found = succeed(True)
+        self.assert_refused(self.check("carol", b"right", digest(b"password of nobody"))[1])
+        self.assert_refused(self.check("alice", b"right", SALT)[1])
+        self.assertEqual(self.asked, [])
 
-    def test_a_name_that_is_taken_is_refused_and_its_secret_stays(self):
-        secret = add_account(self.path, "alice")
-        self.assert_refused("an account alice already; .* clockd user passwd", add_account, self.path, "alice")
-        self.assertTrue(self.proves("alice", secret))
+    def test_the_log_can_tell_a_password_that_was_overheard_from_one_that_is_wrong(self):
+        _, result = self.check("carol", b"right")
+        self.assertIn("TLS, a Unix socket or loopback only", self.assert_refused(result))
+        _, result = self.check("password of nobody", b"right")
+        self.assertNotIn("TLS", self.assert_refused(result))
 
-    def test_names_of_1_and_of_64_characters_are_taken(self):
-        names = ["a", "A" * 64, "_.@+-", "7"]
-        for name in names:
-            add_account(self.path, name)
-        self.assertEqual(self.names(), sorted(names))
+    def test_more_than_can_be_checked_is_told(self):
+        self.found = fail(TooManyAttempts("enough"))
+        credentials, result = self.check("carol", b"right", SALT)
+        self.failureResultOf(result, TooManyAttempts)
+        self.assertEqual(credentials.method, "password")
 
-    def test_other_names_are_refused_and_nothing_is_written(self):
-        for name in ("", "a" * 65, "-a", ".a", "a b", "a:b", "a\n", "ä", "anonymous"):
-            self.assert_refused("cannot be an account's name: 1 to 64", add_account, self.path, name)
-        self.assertEqual(list(self.path.parent.iterdir()), [])
+    def test_an_account_that_has_gone_or_changed_while_it_was_checked_is_refused(self):
+        for now in (None, Account("carol", "password", b"another hash", SALT), Account("carol", "secret", b"")):
+            self.users.accounts["carol"] = CAROL
+            self.found = Deferred()
+            _, result = self.check("carol", b"right", SALT)
+            self.assertNoResult(result)
+            self.users.accounts["carol"] = now
+            self.found.callback(True)
+            self.assert_refused(result)
 
-    def test_the_name_key_is_refused(self):
-        self.assert_refused("key", add_account, self.path, "key")
-        self.write(KEY)
-        for change in (add_account, renew_secret, remove_account):
-            self.assert_refused("key", change, self.path, "key")
-        self.assertEqual(self.path.read_text(), KEY)
-
-    def test_a_new_secret_ends_the_old_one(self):
-        old = add_account(self.path, "alice")
-        new = renew_secret(self.path, "alice")
-        self.assertEqual((self.proves("alice", old), self.proves("alice", new)), (False, True))
-
-    def test_a_removed_account_is_gone_and_the_others_stay(self):
-        self.write(KEY + ALICE + BOB)
-        remove_account(self.path, "alice")
-        self.assertEqual(self.path.read_text(), KEY + BOB)
-
-    def test_an_account_that_is_not_there_can_be_neither_renewed_nor_removed(self):
-        self.write(KEY + ALICE)
-        for change in (renew_secret, remove_account):
-            self.assert_refused("no account 'bob'; see: clockd user list", change, self.path, "bob")
-
-    def test_only_adding_makes_a_file(self):
-        for change in (renew_secret, remove_account):
-            self.assert_refused("there is no users file", change, self.path, "alice")
-        self.assertFalse(self.path.exists())
-
-    def test_a_broken_file_is_not_replaced(self):
-        self.write(KEY + "broken\n")
-        for change in (add_account, renew_secret, remove_account):
-            self.assert_refused(":2: a broken line", change, self.path, "alice")
-        self.assertEqual(self.path.read_text(), KEY + "broken\n")
-
-    def test_a_folder_that_is_absent_is_told(self):
-        self.path = self.path / "deeper" / "users"
-        self.assert_refused("No such file or directory", add_account, self.path, "alice")
-
-    def test_a_file_that_cannot_be_written_is_told_and_leaves_nothing_behind(self):
-        self.path = self.path.with_name("u" * 250)  # its temporary neighbour's name is too long
-        self.assert_refused("File name too long", add_account, self.path, "alice")
-        self.assertEqual(list(self.path.parent.iterdir()), [])
-
-    def test_a_disk_that_takes_no_more_is_told_and_the_old_file_stays(self):
-        self.write(KEY + ALICE)
-        limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (10, limits[1]))
-        try:
-            self.assert_refused("File too large", add_account, self.path, "bob")
-        finally:
-            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-        self.assertEqual(self.path.read_text(), KEY + ALICE)
-        self.assertEqual(list(self.path.parent.iterdir()), [self.path])
-
-    def test_a_change_leaves_nothing_but_the_file(self):
-        add_account(self.path, "alice")
-        renew_secret(self.path, "alice")
-        self.assertEqual(list(self.path.parent.iterdir()), [self.path])
-
-    def test_accounts_added_at_the_same_time_are_all_there(self):
-        together = Barrier(4)
-
-        def add(number):
-            together.wait(10)
-            for name in range(8):
-                add_account(self.path, f"user{number}-{name}")
-
-        with ThreadPoolExecutor(4) as threads:
-            list(threads.map(add, range(4)))
-        self.assertEqual(self.names(), sorted(f"user{number}-{name}" for number in range(4) for name in range(8)))
+    def test_a_name_that_has_become_an_account_while_it_was_checked_is_refused(self):
+        self.found = Deferred()
+        _, result = self.check("password of nobody", b"right", digest(b"password of nobody"))
+        self.users.accounts["password of nobody"] = CAROL
+        self.found.callback(True)
+        self.assert_refused(result)
 
 
-class ReservedNameTests(SynchronousTestCase):
-    def setUp(self):
-        folder = Path(self.mktemp())
-        folder.mkdir()
-        self.path = folder / "users"
+class CertificateTests(SynchronousTestCase):
+    def check(self, *common_names):
+        credentials = PeerCertificate(common_names)
+        self.assertEqual(credentials.method, "certificate")
+        return CertificateChecker(Users()).requestAvatarId(credentials)
 
-    def test_an_account_of_a_reserved_name_is_told(self):
-        for name in ("key", "anonymous"):
-            self.path.write_text(f"{KEY}{name}:secret:{16 * 'a1'}\n")
-            self.path.chmod(0o600)
-            with self.assertRaisesRegex(UsersFileError, ":2: "):
-                UsersFile(self.path).load()
+    def test_one_common_name_proves_the_account_of_that_name_whatever_its_kind(self):
+        for account in (ALICE, CAROL):
+            self.assertEqual(self.successResultOf(self.check(account.name)), account.name.encode())
 
-    def test_the_name_key_is_told_to_be_no_name(self):
-        with self.assertRaisesRegex(UsersFileError, "'key' cannot be an account's name"):
-            add_account(self.path, "key")
+    def test_any_other_number_of_them_proves_nothing(self):
+        for names in ((), ("alice", "alice"), ("alice", "carol"), ("", "alice")):
+            self.failureResultOf(self.check(*names), WrongCredentials)
 
-    def test_a_path_with_a_null_is_told(self):
-        with self.assertRaises(UsersFileError):
-            UsersFile(Path("a\0b")).load()
+    def test_a_name_that_is_no_account_proves_nothing(self):
+        for name in ("mallory", "Alice", "alice ", "", "secret of nobody", "password of nobody"):
+            self.failureResultOf(self.check(name), WrongCredentials)

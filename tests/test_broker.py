@@ -4,7 +4,8 @@ import math
 import sys
 from datetime import date
 from decimal import Decimal
-from types import SimpleNamespace
+from functools import partial
+from types import MethodType, SimpleNamespace
 
 from doubles import (
     EPOCH,
@@ -23,11 +24,7 @@ from twisted.cred.error import UnauthorizedLogin
 from twisted.cred.portal import IRealm
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.internet.defer import Deferred, fail
-from twisted.internet.error import ConnectionDone
-from twisted.internet.interfaces import ITCPTransport
-from twisted.internet.testing import StringTransport
 from twisted.logger import LogLevel
-from twisted.python.failure import Failure
 from twisted.spread import pb
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
@@ -41,6 +38,8 @@ from clockd.values import Limits
 @implementer(IRealm)
 class FaultyRealm:
     """Its avatars have methods with bugs."""
+
+    account = "alice"
 
     def __init__(self, realm):
         pass
@@ -120,7 +119,7 @@ class LoginTests(RigCase):
         for luid in range(1, 11):
             jellied += [
                 [b"message", 1, b"root", b"login", 1, [b"tuple", b"alice"], [b"dictionary"]],
-                [b"message", 2, luid, b"respond", 1, [b"tuple", b"wrong", mind], [b"dictionary"]],
+                [b"message", 2, luid, b"respond", 1, [b"tuple", bytes(16), mind], [b"dictionary"]],
             ]
         peer.send(*jellied)
         self.assertEqual(rig.tally.logins["secret", "denied"], 3)
@@ -154,20 +153,6 @@ class LoginTests(RigCase):
         rig.network.flush()
         self.assertEqual((rig.tally.logins["secret", "ok"], rig.tally.avatars), (0, 0))
 
-    def test_small_packets_are_not_held_back(self):
-        @implementer(ITCPTransport)
-        class TCP(StringTransport):
-            at_once = False
-
-            def setTcpNoDelay(self, enabled):
-                self.at_once = enabled
-
-        rig = self.rig()
-        broker = rig.factory.buildProtocol(None)
-        broker.makeConnection(TCP())
-        self.assertTrue(broker.transport.at_once)
-        broker.connectionLost(Failure(ConnectionDone()))
-
     def test_anonymous_is_a_try_like_any_other(self):
         rig = self.rig(anonymous=True)
         peer = rig.peer()
@@ -194,7 +179,7 @@ class LoginTests(RigCase):
     def test_a_challenge_is_answered_once(self):
         peer = self.rig().peer()
         challenger, response = peer.challenge()
-        self.assert_failed(peer.ask(challenger, "respond", b"wrong", Mind()), "WrongCredentials")
+        self.assert_failed(peer.ask(challenger, "respond", bytes(16), Mind()), "WrongCredentials")
         self.assert_failed(peer.ask(challenger, "respond", response, Mind()), "NotPermitted")
 
     def test_a_connection_over_its_account_s_limit_is_refused_until_one_has_left(self):
@@ -233,7 +218,7 @@ class LoginTests(RigCase):
         rig = self.rig()
         peer = rig.peer()
         challenger, _ = peer.challenge()
-        peer.ask(challenger, "respond", b"wrong", Mind(), pbanswer=False)
+        peer.ask(challenger, "respond", bytes(16), Mind(), pbanswer=False)
         peer.leave()
         del rig.peers[:], rig.network.wires[:], peer, challenger
         self.collect()
@@ -268,18 +253,28 @@ class MindTests(RigCase):
         for mind in (None, 7, [1], {}, "mind", b"mind", True):
             self.assert_failed(self.rig().peer().login(mind), "InvalidValue")
 
-    def test_an_object_of_the_server_is_no_mind(self):
-        peer = self.rig().peer()
+    def test_an_object_of_the_server_is_no_mind_and_ends_the_connection(self):
+        rig = self.rig()
+        peer = rig.peer()
         challenger, response = peer.challenge()
-        self.assert_failed(peer.ask(challenger, "respond", response, challenger), "InvalidValue")
+        peer.ask(challenger, "respond", response, challenger)
+        self.assertEqual(rig.tally.closed["protocol"], 1)
 
     def test_a_mind_s_id_is_an_int_from_1_to_31_bits(self):
         rig = self.rig()
-        for luid in (0, -1, MAX_MIND_ID + 1, 2**400, b"1", b"x" * 10_000, 1.0, [b"unicode", b"x"], []):
+        for luid in (0, -1, MAX_MIND_ID + 1, 2**400):
             peer = rig.peer()
             challenger, response = peer.challenge()
             failure = peer.ask_raw(challenger.luid, b"respond", response, [b"remote", luid])
             self.assert_failed(failure, "InvalidValue")
+
+    def test_an_id_of_another_type_ends_the_connection(self):
+        rig = self.rig()
+        for luid in (b"1", b"x" * 700, 1.0, [b"unicode", b"x"], []):
+            peer = rig.peer()
+            challenger, response = peer.challenge()
+            peer.ask_raw(challenger.luid, b"respond", response, [b"remote", luid])
+        self.assertEqual(rig.tally.closed["protocol"], 5)
 
     def test_the_least_and_the_largest_id_are_taken(self):
         rig = self.rig()
@@ -298,22 +293,18 @@ class MindTests(RigCase):
         self.assert_failed(peer.ask(challenger, "respond", response, None), "InvalidValue")
         self.assertIsInstance(peer.ask(challenger, "respond", response, Mind()), pb.RemoteReference)
 
-    def test_a_response_that_is_no_bytes_is_invalid(self):
+    def test_a_response_that_is_not_16_bytes_is_invalid(self):
         peer = self.rig().peer()
         challenger, _ = peer.challenge()
-        for response in (None, "text", 1, []):
+        for response in (None, "text", 1, [], b"", b"x" * 15, b"x" * 17, b"x" * 900):
             self.assert_failed(peer.ask(challenger, "respond", response, Mind()), "InvalidValue")
-
-    def test_a_response_of_a_wrong_length_is_wrong(self):
-        for response in (b"", b"x" * 17, b"x" * 1000):
-            peer = self.rig().peer()
-            challenger, _ = peer.challenge()
-            self.assert_failed(peer.ask(challenger, "respond", response, Mind()), "WrongCredentials")
+        self.assert_failed(peer.ask(challenger, "respond", b"x" * 16, Mind()), "WrongCredentials")
 
     def test_an_unfinished_reference_leaves_no_trace(self):
         raised = []
         self.patch(sys, "unraisablehook", raised.append)
         peer = self.rig().peer()
+        peer.enter(Mind())
         self.assert_failed(peer.ask_raw(b"root", b"login", [b"remote"]), "InvalidValue")
         self.collect()
         self.assertEqual(raised, [])
@@ -489,15 +480,6 @@ class CallTests(RigCase):
         self.peer.send([b"message", 7, luid, b"setperiod", 1, 5, 5])
         self.assert_failed(self.failureResultOf(answer), "InvalidValue")
 
-    def test_a_deep_argument_is_invalid(self):
-        self.peer.broker.waitingForAnswers[7] = answer = Deferred()
-        luid = self.peer.perspective.luid
-        message = [b"message", 7, luid, b"setperiod", 1, [b"tuple", b"here"], [b"dictionary"]]
-        deep = b"\x02\x80\x08\x87" * 2000 + b"\x01\x81"  # [b"list", [b"list", ... 1]]
-        self.peer.raw(encoded(self.peer.broker, message).replace(b"\x04\x82here", deep))
-        self.assert_failed(self.failureResultOf(answer), "InvalidValue")
-        self.assertEqual(self.flushLoggedErrors(), [])
-
     def test_a_dictionary_of_no_pairs_is_invalid(self):
         for n, pairs in enumerate(([5], [[]], [[1]], [[1, 2, 3]], [b"ab"], [[[b"list"], 1]])):
             self.peer.broker.waitingForAnswers[n] = answer = Deferred()
@@ -522,6 +504,25 @@ class CallTests(RigCase):
     def test_an_object_that_is_not_there_is_twisted_s_error(self):
         failure = self.peer.ask_raw(12345, b"setperiod", 1)
         self.assertTrue(failure.check(pb.Error))
+
+
+class KeyTests(RigCase):
+    """Keys of a dictionary: a peer must not be able to choose many with one hash."""
+
+    def assert_taken(self, taken, *keys):
+        peer = self.rig().peer().enter(Mind())
+        for key in keys:
+            pairs = [b"dictionary", [key, 1]]
+            answer = peer.ask_raw(peer.perspective.luid, b"setperiod", pairs)
+            self.assertTrue(answer.check("clockd.errors." + ("InvalidPeriod" if taken else "InvalidValue")), key)
+
+    def test_what_has_a_hash_that_no_peer_can_choose_may_be_one(self):
+        self.assert_taken(True, 2**63 - 1, -(2**63), 0.5, b"x", [b"None"], [b"unicode", b"x"], [b"boolean", b"true"])
+
+    def test_long_ints_tuples_and_references_may_not(self):
+        self.assert_taken(
+            False, 2**63, -(2**63) - 1, [b"tuple", 2**61 - 1], [b"remote", 2**61 - 1], [b"list"], [b"dictionary"]
+        )
 
 
 class FaultTests(RigCase):
@@ -661,6 +662,190 @@ class ProtocolTests(RigCase):
         self.assertEqual(rig.tally.periods["granted"], 1)
 
 
+class BoundsTests(RigCase):
+    """What one expression may hold, before and after the login."""
+
+    def assert_bounded(self, enters, within, beyond):
+        """Have a peer send one expression that is taken and one that ends its connection."""
+        rig = self.rig()
+        for data, ended in ((within, 0), (beyond, 1)):
+            peer = rig.peer()
+            if enters:
+                peer.enter(Mind())
+            peer.deafen()
+            peer.send(data)
+            self.assertEqual((peer.broker.disconnected, rig.tally.closed["protocol"]), (ended, ended))
+
+    @staticmethod
+    def call(*arguments):
+        return [b"message", 1, b"root", b"nonsense", 0, [b"tuple", *arguments], [b"dictionary"]]
+
+    @staticmethod
+    def deep(levels):
+        value = 1
+        for _ in range(levels):
+            value = [b"tuple", value]
+        return value
+
+    def test_before_the_login_1024_bytes(self):
+        self.assert_bounded(False, self.call(bytes(900)), self.call(bytes(1024)))
+
+    def test_after_the_login_message_bytes(self):
+        self.assert_bounded(True, self.call(bytes(16000)), self.call(bytes(16384)))
+
+    def test_before_the_login_64_items(self):
+        self.assert_bounded(False, self.call(*[1] * 50), self.call(*[1] * 64))
+
+    def test_after_the_login_2048_items(self):
+        self.assert_bounded(True, self.call(*[1] * 2000), self.call(*[1] * 2048))
+
+    def test_16_levels_before_and_after_the_login(self):
+        for enters in (False, True):
+            self.assert_bounded(enters, self.call(self.deep(14)), self.call(self.deep(15)))
+
+    def test_what_comes_behind_the_login_in_one_segment_has_the_bounds_of_after_it(self):
+        rig = self.rig(anonymous=True)
+        peer = rig.peer()
+        peer.deafen()
+        enter = [b"message", 1, b"root", b"loginAnonymous", 1, [b"tuple", [b"remote", 1]], [b"dictionary"]]
+        peer.send(enter, self.call(bytes(16000)))
+        self.assertEqual((rig.tally.authenticated, peer.broker.disconnected), (1, 0))
+
+    def test_before_the_login_32_messages(self):
+        rig = self.rig()
+        peer = rig.peer()
+        peer.send(*[[b"message", 1, b"root", b"nonsense", 0, [b"tuple"], [b"dictionary"]]] * 30)
+        self.assertEqual(peer.broker.disconnected, 0)
+        peer.send([b"message", 1, b"root", b"nonsense", 0, [b"tuple"], [b"dictionary"]])
+        self.assertEqual((peer.broker.disconnected, rig.tally.closed["protocol"]), (1, 1))
+
+    def test_before_the_login_arguments_of_other_types_end_the_connection(self):
+        for jelly in ([b"reference", 1, 5], [b"local", b"root"], [b"set"], [b"class", b"os.system"], [b"lcache", 1]):
+            self.assert_bounded(False, self.call(1), self.call(jelly))
+
+    def test_after_it_they_are_invalid_and_the_connection_stays(self):
+        peer = self.rig().peer().enter(Mind())
+        for jelly in ([b"reference", 1, 5], [b"local", b"root"], [b"set"], [b"class", b"os.system"], [b"lcache", 1]):
+            answer = peer.ask_raw(peer.perspective.luid, b"setperiod", jelly)
+            self.assertTrue(answer.check("clockd.errors.InvalidValue"), jelly)
+        self.assertEqual(peer.broker.disconnected, 0)
+
+
+class TurnTests(RigCase):
+    """A peer that sends much takes its turn with the others."""
+
+    def setUp(self):
+        self.turns = self.rig()
+        self.flooder = self.turns.peer().enter(Mind())
+        self.flooder.deafen()
+        self.slow = 0.0003
+        seconds = self.turns.clock.seconds
+
+        def served(_, period):
+            self.turns.clock.rightNow += self.slow
+            return period
+
+        self.flooder.server._perspective._target.perspective_setperiod = MethodType(served, self)
+        self.seconds = seconds
+
+    def flood(self, calls):
+        call = [b"message", 1, self.flooder.perspective.luid, b"setperiod", 1, [b"tuple", 1], [b"dictionary"]]
+        self.flooder.server.dataReceived(encoded(self.flooder.broker, call) * calls)
+
+    def test_it_is_served_for_a_millisecond_and_goes_on_when_others_had_theirs(self):
+        started = self.seconds()
+        self.flood(10)
+        self.assertAlmostEqual(self.seconds() - started, 4 * self.slow)
+        self.turns.clock.advance(0)
+        self.assertAlmostEqual(self.seconds() - started, 10 * self.slow)
+        self.turns.network.flush()
+        self.assertEqual(self.flooder.broker.disconnected, 0)
+
+    def test_what_comes_meanwhile_waits_for_its_turn(self):
+        started = self.seconds()
+        self.flood(5)
+        self.flood(1)
+        self.assertAlmostEqual(self.seconds() - started, 4 * self.slow)
+        self.turns.clock.advance(0)
+        self.assertAlmostEqual(self.seconds() - started, 6 * self.slow)
+
+    def test_while_it_waits_for_its_turn_nothing_is_read_from_it(self):
+        told = []
+        transport = self.flooder.server.transport
+        transport.pauseProducing, transport.resumeProducing = partial(told.append, "pause"), partial(told.append, "go")
+        self.flood(5)
+        self.assertEqual(told, ["pause"])
+        self.turns.clock.advance(0)
+        self.assertEqual(told, ["pause", "go"])
+
+    def test_one_that_is_ended_meanwhile_is_served_no_more(self):
+        started = self.seconds()
+        self.flood(10)
+        self.flooder.server.end("kicked")
+        self.turns.clock.advance(0)
+        self.assertAlmostEqual(self.seconds() - started, 4 * self.slow)
+
+    def test_pushes_that_are_due_are_made_in_between(self):
+        self.turns.clock.rightNow += 1.0
+        pushes = self.turns.time.pushes
+        self.flood(1)
+        self.assertEqual(self.turns.time.pushes, pushes + 1)
+
+
+class LobbyTests(RigCase):
+    def test_one_that_has_not_logged_in_after_login_seconds_is_closed(self):
+        rig = self.rig()
+        idle, slow = rig.peer(), rig.peer()
+        slow.challenge()
+        peer = rig.peer().enter(Mind())
+        rig.clock.advance(9.99)
+        rig.sweep()
+        self.assertEqual(rig.tally.pending, 2)
+        rig.clock.advance(0.01)
+        rig.sweep()
+        rig.network.flush()
+        self.assertEqual((rig.tally.pending, rig.tally.closed["login_timeout"], rig.tally.authenticated), (0, 2, 1))
+        self.assertEqual([p.broker.disconnected for p in (idle, slow, peer)], [1, 1, 0])
+
+    def test_when_all_places_to_wait_are_taken_the_oldest_goes(self):
+        rig = self.rig(Limits(pending=3))
+        peers = [rig.peer() for _ in range(4)]
+        rig.network.flush()
+        self.assertEqual([peer.broker.disconnected for peer in peers], [1, 0, 0, 0])
+        self.assertEqual(rig.tally.closed["limit"], 1)
+
+    def test_when_all_places_are_taken_a_login_is_told_so(self):
+        rig = self.rig(Limits(connections=2))
+        peers = [rig.peer().enter(Mind()) for _ in range(2)]
+        late = rig.peer()
+        self.assert_failed(late.login(Mind()), "TooManyConnections")
+        self.assertEqual(rig.tally.logins["unknown", "limit"], 1)
+        peers.pop().leave()
+        self.assertEqual(type(rig.peer().login(Mind())), pb.RemoteReference)
+
+    def test_accounts_that_are_no_more_are_closed(self):
+        rig = self.rig()
+        alice, bob = rig.peer().enter(Mind()), rig.peer().enter(Mind(), name=b"bob")
+        stranger = rig.peer()
+        rig.factory.expel({"alice", "carol"})
+        rig.network.flush()
+        self.assertEqual([peer.broker.disconnected for peer in (alice, bob, stranger)], [1, 0, 0])
+        self.assertEqual(rig.tally.closed["kicked"], 1)
+
+
+class LogQuotaTests(RigCase):
+    def test_of_many_broken_connections_ten_are_logged_in_ten_seconds(self):
+        rig = self.rig()
+        with clockd_logs() as logged:
+            for _ in range(50):
+                rig.peer().raw(b"\xff")
+            rig.clock.advance(10.0)
+            rig.peer().raw(b"\xff")
+        self.assertEqual(len(logged), 11)
+        self.assertEqual(logged[-1]["rest"], " (40 more like it were left out)")
+        self.assertEqual(rig.tally.closed["protocol"], 51)
+
+
 class AskTests(RigCase):
     """Which pushes ask for an answer, and what becomes of a client that does not give it."""
 
@@ -792,7 +977,7 @@ class AskTests(RigCase):
         self.assertEqual(self.server.tally.closed["lost"], 1)
 
     def test_a_connection_that_is_not_logged_in_is_not_probed(self):
-        rig = self.rig(Limits(stale_seconds=10))
+        rig = self.rig(Limits(stale_seconds=10, login_seconds=1000))
         peer = rig.peer()
         before = len(written(peer.wire.serverIO))
         rig.network.advance(100)
@@ -1161,6 +1346,15 @@ class SweepTests(RigCase):
 
 
 class AddressTests(SynchronousTestCase):
+    def test_what_a_proxy_claims_is_one_short_word(self):
+        for host, printed in (
+            ("1\x1b[2J\n2", "1\\x1b[2J\\n2:7"),
+            ("x" * 60_000, "x" * 108 + ":7"),
+            ("\x00" * 60_000, ("\\x00" * 27) + ":7"),
+        ):
+            self.assertEqual(printable_address(IPv4Address("TCP", host, 7)), printed)
+        self.assertEqual(printable_address(UNIXAddress(b"/run/\x1b\xff\n")), "/run/\\x1b\\udcff\\n")
+
     def test_an_address_is_printed_as_people_write_it(self):
         for address, text in (
             (IPv4Address("TCP", "192.0.2.7", 1), "192.0.2.7:1"),

@@ -3,30 +3,38 @@
 import asyncio
 import gc
 import math
+import shutil
+import tempfile
+from pathlib import Path
 
-from doubles import EPOCH, SECRET, Broken, Network, RigCase
+from certificates import HOST, Certified, Chain
+from doubles import EPOCH, SECRET, Broken, Mind, Network, RigCase, Users
 from twisted.cred.credentials import UsernamePassword
 from twisted.cred.error import UnauthorizedLogin
 from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.endpoints import clientFromString
+from twisted.internet.endpoints import clientFromString, wrapClientTLS
 from twisted.internet.error import ConnectionRefusedError as Refused
 from twisted.internet.protocol import Factory, Protocol
-from twisted.internet.testing import MemoryReactorClock
+from twisted.internet.testing import MemoryReactorClock, StringTransport
 from twisted.spread import pb
 from twisted.trial.unittest import SynchronousTestCase
 
-from clockd.client import ALIVE_SECONDS, CLOSE_SECONDS, ClockClient, _typed, connect
+from clockd.auth import CertificateChecker
+from clockd.certificate import ServerTLS
+from clockd.client import ALIVE_SECONDS, CLOSE_SECONDS, ClientTLS, ClockClient, _typed, connect
 from clockd.errors import (
     ConnectionFailed,
     InvalidPeriod,
     InvalidValue,
     NotConnected,
+    NotPermitted,
     ReactorConflict,
     ServerFault,
     TooManyConnections,
     UnknownFeed,
     WrongCredentials,
 )
+from clockd.transport import TLSFactory
 from clockd.values import Limits
 
 ENDPOINT = "tcp:clock.example:8787"
@@ -566,6 +574,184 @@ class ConnectTests(SynchronousTestCase):
             connect("tcp:host:1", "alice", SECRET)
 
         self.assertRaises(ReactorConflict, asyncio.run, program())
+
+    def test_what_is_no_login_is_a_mistake_of_the_program(self):
+        certified = ClientTLS(HOST)
+        certified.has_certificate = True
+        for tls, more in ((None, [()]), (ClientTLS(HOST), [()]), (certified, [])):
+            for words in (("alice",), ("alice", None), (None, SECRET), (b"alice", SECRET), ("alice", b"secret"), *more):
+                with self.assertRaisesRegex(TypeError, "the name and the secret are str"):
+                    connect("tcp:host:1", *words, tls=tls, reactor=MemoryReactorClock())
+
+    def test_twisted_s_own_way_to_tls_is_not_taken(self):
+        for endpoint in ("tls:host:1", "ssl:host:1", "tls:host:1:trustRoots=."):
+            with self.assertRaisesRegex(ConnectionFailed, r"write tcp:host:port, and pass tls=ClientTLS\(host\)"):
+                connect(endpoint, "alice", SECRET, reactor=MemoryReactorClock())
+
+    def test_with_tls_the_handshake_begins_as_soon_as_there_is_a_connection(self):
+        reactor = MemoryReactorClock()
+        awaited(connect("tcp:192.0.2.1:8788", "alice", SECRET, tls=ClientTLS(HOST), reactor=reactor).__aenter__())
+        (host, port, factory, *_), transport = reactor.tcpClients[0], StringTransport()
+        factory.buildProtocol(None).makeConnection(transport)
+        self.assertEqual((host, port), ("192.0.2.1", 8788))
+        self.assertEqual(transport.value()[:1], b"\x16")  # a record of the handshake (RFC 8446, 5.1)
+        self.assertIn(HOST.encode(), transport.value())
+
+
+class TLSTests(ClientCase):
+    """With the server behind TLS, and a client of its authority."""
+
+    def setUp(self):
+        folder = Path(tempfile.mkdtemp())
+        self.addCleanup(shutil.rmtree, folder)
+        self.folder, self.chain = folder, Chain()
+        self.root, *self.files = self.chain.write(folder)
+        self.start()
+        self.server.portal.registerChecker(CertificateChecker(Users(["alice"])))
+
+    def listen(self, client_ca=True):
+        """Have the server listen with TLS from now on."""
+        creator = ServerTLS(*self.files, self.root if client_ca else None)
+        self.network.factory = TLSFactory(creator, False, self.server.factory, self.clock)
+
+    def client(self, *names, host=HOST, ca=None, secret=None):
+        """Return a client that shows a certificate of these common names, if there are any."""
+        path = self.folder / "client.pem"
+        if names:
+            certified = Certified(*names, issuer=self.chain.root)
+            path.write_bytes(certified.pem + certified.key_pem())
+        tls = ClientTLS(host, ca=ca or self.root, certificate=path if names else None)
+        where = wrapClientTLS(tls, self.network, self.clock)
+        credentials = UsernamePassword(b"alice", secret.encode()) if secret else None
+        client = ClockClient(where, ENDPOINT, credentials, TIMEOUT, self.clock, self.server.now)
+        self.addCleanup(self.leave, client)
+        return client
+
+    def refused(self, kind, *names, **kwargs):
+        """Return the words with which a client is not let in."""
+        _, entered = self.enter(self.client(*names, **kwargs))
+        error = self.failureResultOf(entered, kind).value
+        self.network.flush()
+        self.assertEqual((self.server.tally.pending, self.server.tally.authenticated), (0, 0))
+        return str(error)
+
+    def test_a_name_and_its_secret_are_a_login(self):
+        self.listen()
+        client, entered = self.enter(self.client(secret=SECRET))
+        self.successResultOf(entered)
+        self.assertEqual(self.next(client.samples()), 0)
+        self.assertEqual(self.server.tally.logins["secret", "ok"], 1)
+
+    def test_a_certificate_is_one(self):
+        self.listen()
+        client, entered = self.enter(self.client("alice"))
+        self.successResultOf(entered)
+        self.assertEqual(self.next(client.samples()), 0)
+        self.assertEqual(self.successResultOf(self.ask(client.setperiod(5))), 5)
+        self.assertEqual(self.server.tally.logins["certificate", "ok"], 1)
+        (broker,) = self.server.factory.connections
+        self.assertEqual(broker.account, "alice")
+
+    def test_a_certificate_logs_in_again_when_the_connection_was_lost(self):
+        self.listen()
+        self.successResultOf(self.enter(self.client("alice"))[1])
+        self.lose()
+        self.network.advance(1.5)
+        self.assertEqual(self.server.tally.logins["certificate", "ok"], 2)
+
+    def test_a_secret_is_taken_even_if_a_certificate_is_shown(self):
+        self.listen()
+        self.successResultOf(self.enter(self.client("bob", secret=SECRET))[1])
+        self.assertEqual(self.server.tally.logins["secret", "ok"], 1)
+
+    def test_a_certificate_that_proves_no_account_is_told_and_counted(self):
+        self.listen()
+        for names in (("mallory",), ("alice", "alice"), ("Alice",), ("anonymous",)):
+            self.assertEqual(self.refused(WrongCredentials, *names), "the certificate proves no account")
+        self.assertEqual(self.server.tally.logins["certificate", "denied"], 4)
+
+    def test_where_nobody_is_asked_for_a_certificate_that_is_told(self):
+        self.listen(client_ca=False)
+        self.assertIn("nobody is asked for a certificate here", self.refused(NotPermitted, "alice"))
+
+    def test_without_tls_nobody_is_either(self):
+        answer = self.stock_answer(self.network, Mind())
+        self.assertTrue(answer.check("clockd.errors.NotPermitted"))
+
+    def test_who_is_asked_for_a_certificate_and_shows_none_proves_nothing(self):
+        self.listen()
+        answer = self.stock_answer(self.client()._where, Mind())
+        self.assertTrue(answer.check("clockd.errors.WrongCredentials"))
+        self.assertEqual(self.server.tally.logins["certificate", "denied"], 1)
+
+    def test_a_mind_that_is_none_is_told(self):
+        self.listen()
+        client = self.client("alice")
+        for mind in (7, None, [Mind()]):
+            answer = self.stock_answer(client._where, mind)
+            self.assertTrue(answer.check("clockd.errors.InvalidValue"))
+        self.assertEqual(self.server.tally.logins["certificate", "ok"], 0)
+
+    def test_all_places_taken_is_told(self):
+        self.start(Limits(connections=1))
+        self.server.portal.registerChecker(CertificateChecker(Users(["alice", "bob"])))
+        self.listen()
+        self.successResultOf(self.enter(self.client("alice"))[1])
+        _, entered = self.enter(self.client("bob"))
+        self.failureResultOf(entered, TooManyConnections)
+
+    def stock_answer(self, where, mind):
+        """Return what a stock client is answered that wants to log in by certificate."""
+        factory, answers = pb.PBClientFactory(), []
+        factory.noisy = False
+        where.connect(factory)
+        login = factory.getRootObject().addCallback(lambda root: root.callRemote("loginCertificate", mind))
+        login.addBoth(answers.append)
+        self.network.flush()
+        factory.disconnect()
+        self.network.flush()
+        return answers[0]
+
+    def test_a_certificate_of_others_ends_the_handshake(self):
+        self.listen()
+        self.chain.root = Certified("an authority of others", authority=True)
+        told = f"no TLS with {ENDPOINT}: "
+        self.assertTrue(self.refused(ConnectionFailed, "alice").startswith(told))
+
+    def test_a_server_that_does_not_prove_itself_is_told_in_a_sentence(self):
+        self.listen()
+        told = self.refused(ConnectionFailed, "alice", host="clock.example")
+        what = "the server's certificate is for 'localhost', '127.0.0.1', not for 'clock.example'"
+        self.assertEqual(told, f"no TLS with {ENDPOINT}: {what}")
+        other = self.folder / "other.pem"
+        other.write_bytes(Chain().root.pem)
+        self.assertIn("of no authority that is trusted here", self.refused(ConnectionFailed, "alice", ca=other))
+        self.assertEqual(self.server.tally.logins["certificate", "denied"], 0)
+
+    def test_a_server_without_tls_is_told_in_a_sentence(self):
+        self.network.factory = self.server.factory
+        told = self.refused(ConnectionFailed, "alice")
+        self.assertRegex(told, rf"^no TLS with {ENDPOINT}: .*; does it listen there with TLS")
+
+    def test_once_there_was_a_session_a_server_that_does_not_prove_itself_is_tried_again(self):
+        self.listen()
+        client, entered = self.enter(self.client("alice"))
+        self.successResultOf(entered)
+        good, self.files = self.files, self.with_files_of(Certified(HOST, issuer=self.chain.root, hosts=()))
+        self.listen()
+        self.lose()
+        self.network.advance(3, 0.25)
+        self.assertEqual(self.server.tally.authenticated, 0)
+        self.files = good
+        self.listen()
+        self.network.advance(5, 0.25)
+        self.assertEqual(self.successResultOf(self.ask(client.setperiod(5))), 5)
+
+    def with_files_of(self, certified):
+        paths = [self.folder / "new.pem", self.folder / "new.key"]
+        for path, data in zip(paths, (certified.pem, certified.key_pem()), strict=True):
+            path.write_bytes(data)
+        return paths
 
 
 class OtherServerTests(ClientCase):

@@ -179,7 +179,13 @@ class BoundsTests(ConfigCase):
 
     def test_each_limit_takes_its_outermost_values_and_none_beyond(self):
         for key, inside, outside in (
+            ("connections", (1, 1_000_000), (0, 1_000_001)),
             ("connections_per_account", (1, 1_000_000), (0, 1_000_001)),
+            ("connections_per_address", (0, 1_000_000), (-1, 1_000_001)),
+            ("pending", (1, 1_000_000), (0, 1_000_001)),
+            ("pending_per_address", (1, 1_000_000), (0, 1_000_001)),
+            ("login_seconds", (0.05, 86400), (0.049, 86400.1, "nan", "inf")),
+            ("message_bytes", (1024, 655_360), (1023, 655_361)),
             ("ack_seconds", (0.05, 86400), (0.049, 86400.1, "nan", "inf")),
             ("stale_seconds", (0.05, 86400), (0.049, 86400.1, "nan", "inf")),
             ("buffer_bytes", (4096, 65536, 1_073_741_824), (4095, 1_073_741_825, -1, 0, 4096.5, "true", "nan")),
@@ -213,7 +219,7 @@ class TlsTests(ConfigCase):
             self.assertEqual(load(self.write(text), {}).tls.listen, ())
 
     def test_by_default_it_listens_nowhere(self):
-        self.assertEqual(Tls(), Tls(listen=(), certificate="", private_key=""))
+        self.assertEqual(Tls(), Tls(listen=(), certificate="", private_key="", client_ca=""))
 
     def test_with_an_address_both_files_are(self):
         addresses = "[tls]\nlisten = ['tcp:8788', 'haproxy:tcp:8789']\n"
@@ -233,8 +239,9 @@ class TlsTests(ConfigCase):
 
     def test_it_can_be_written_in_the_environment(self):
         environment = {"LISTEN": '["tcp:8788"]', "CERTIFICATE": "/etc/c.pem", "PRIVATE_KEY": "/etc/k.pem"}
+        environment["CLIENT_CA"] = "/etc/ca.pem"
         config = load(environment={f"CLOCKD_TLS_{key}": value for key, value in environment.items()})
-        self.assertEqual(config.tls, Tls(("tcp:8788",), "/etc/c.pem", "/etc/k.pem"))
+        self.assertEqual(config.tls, Tls(("tcp:8788",), "/etc/c.pem", "/etc/k.pem", "/etc/ca.pem"))
 
     def test_what_is_wrong_in_it_is_told(self):
         for text, expected in (
@@ -242,8 +249,9 @@ class TlsTests(ConfigCase):
             ("listen = 'tcp:1'", "FILE: tls.listen: expected `array`, got `str`"),
             ("listen = [1]", "FILE: tls.listen: expected `str`, got `int`"),
             ("certificate = 1", "FILE: tls.certificate: expected `str`, got `int`"),
+            ("client_ca = true", "FILE: tls.client_ca: expected `str`, got `bool`"),
             ("private_key = ['a']", "FILE: tls.private_key: expected `str`, got `array`"),
-            ("key = 'a'", "FILE: tls.key: no such key; there are: listen, certificate, private_key"),
+            ("key = 'a'", "FILE: tls.key: no such key; there are: listen, certificate, private_key, client_ca"),
             ("private_kye = 'a'", "FILE: tls.private_kye: no such key; did you mean private_key?"),
         ):
             self.wrong(expected, f"[tls]\n{text}\n")

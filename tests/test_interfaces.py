@@ -7,13 +7,14 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.exceptions import Invalid
 from zope.interface.verify import verifyObject
 
-from clockd.auth import ChallengeResponse, IChallengeResponse, SecretChecker, UsersFile
+from clockd.auth import AccountChecker, CertificateChecker, ChallengeResponse, IChallengeResponse, PeerCertificate
 from clockd.broker import ClockServerFactory, RemoteMind
 from clockd.feeds import ClockFeed, FeedTable
-from clockd.interfaces import IFeed, ISession, ISink
+from clockd.interfaces import IFeed, IPeerCertificate, ISession, ISink
 from clockd.logs import count_errors
 from clockd.realm import ClockAvatar, ClockRealm, Roster
 from clockd.schedule import Schedule
+from clockd.users import UsersFile
 from clockd.values import Limits, Tally
 
 
@@ -41,21 +42,29 @@ class ImplementersTests(SynchronousTestCase):
         self.assertTrue(verifyObject(IChallengeResponse, ChallengeResponse("alice", b"", b"")))
 
     def test_the_checker_is_creds(self):
-        checker = SecretChecker(UsersFile(None))
+        checker = AccountChecker(UsersFile(None), None)
         self.assertTrue(verifyObject(ICredentialsChecker, checker))
         self.assertEqual(checker.credentialInterfaces, (IChallengeResponse,))
+
+    def test_a_peer_s_certificate_is_credentials_and_has_a_checker_of_cred(self):
+        self.assertTrue(verifyObject(IPeerCertificate, PeerCertificate(["alice"])))
+        checker = CertificateChecker(UsersFile(None))
+        self.assertTrue(verifyObject(ICredentialsChecker, checker))
+        self.assertEqual(checker.credentialInterfaces, (IPeerCertificate,))
 
     def test_the_realm_is_creds(self):
         self.assertTrue(verifyObject(IRealm, self.realm))
 
     def test_the_factory_is_a_root_of_perspective_broker(self):
-        factory = ClockServerFactory(Portal(self.realm), self.feeds, self.limits, self.tally, self.clock, False)
+        factory = ClockServerFactory(
+            Portal(self.realm), self.feeds, self.limits, self.tally, self.clock, False, list, list
+        )
         self.assertTrue(verifyObject(pb.IPBRoot, factory))
 
     def test_what_counts_errors_can_be_called_as_an_observer_is(self):
         self.assertTrue(verifyObject(ILogObserver, count_errors(list), tentative=True))
 
     def test_what_implements_nothing_is_found_out(self):
-        for interface in (IFeed, ISink, ISession, IChallengeResponse):
+        for interface in (IFeed, ISink, ISession, IChallengeResponse, IPeerCertificate):
             with self.assertRaises(Invalid):
                 verifyObject(interface, object())

@@ -1,6 +1,5 @@
 """The login's state machine: every state and every input, with the portal's answers given by hand."""
 
-from hashlib import md5
 from itertools import product
 
 from doubles import SECRET, Broken, Delayed, Users, clockd_logs
@@ -13,9 +12,11 @@ from twisted.spread import pb
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 
-from clockd.auth import SecretChecker, digest
-from clockd.errors import NotPermitted, ServerFault, TooManyConnections, WrongCredentials
+from clockd.auth import AccountChecker, CertificateChecker, new_challenge
+from clockd.errors import NotPermitted, ServerFault, TooManyAttempts, TooManyConnections, WrongCredentials
 from clockd.login import Login, new_login
+from clockd.logs import Quota
+from clockd.throttle import Throttle
 from clockd.values import Tally
 
 
@@ -43,14 +44,31 @@ class Realm:
 class LoginCase(SynchronousTestCase):
     def machine(self, *checkers):
         self.realm, self.tally, self.later, self.closed = Realm(), Tally(), [], []
-        portal = Portal(self.realm, checkers or [SecretChecker(Users(["alice"])), AllowAnonymousAccess()])
-        login = Login(portal, pb.IPerspective, lambda: "192.0.2.7:1", self.tally, self.later.append, self.closed.append)
-        self.machine_ = new_login(login)
+        portal = Portal(self.realm, checkers or [AccountChecker(Users(["alice"]), None), AllowAnonymousAccess()])
+        self.now = 0.0
+        self.challenges = []
+        self.login = Login(
+            portal,
+            pb.IPerspective,
+            self.challenge_for,
+            Throttle(),
+            lambda: self.now,
+            lambda: "192.0.2.7",
+            lambda: "192.0.2.7:1",
+            self.tally,
+            Quota(lambda: self.now),
+            self.later.append,
+            self.closed.append,
+        )
+        self.machine_ = new_login(self.login)
         return self.machine_
 
+    def challenge_for(self, name):
+        self.challenges.append((name, new_challenge()))
+        return self.challenges[-1][1]
+
     def respond(self, machine, name="alice", secret=SECRET):
-        challenge = machine.challenge(name)
-        return machine.respond(md5(digest(secret) + challenge).digest(), self)
+        return machine.respond(pb.respond(machine.challenge(name), secret.encode()), self)
 
     def run_later(self):
         later, self.later[:] = self.later[:], []
@@ -69,9 +87,10 @@ class LoginTests(LoginCase):
         self.run_later()
         self.assertEqual((self.realm.begun, self.counted()), (1, {("secret", "ok"): 1}))
 
-    def test_the_challenge_is_16_bytes_and_never_the_same(self):
-        challenges = {self.machine().challenge("alice") for _ in range(10)}
-        self.assertEqual((len(challenges), {len(challenge) for challenge in challenges}), (10, {16}))
+    def test_the_challenge_is_the_one_for_the_name_that_is_claimed(self):
+        machine = self.machine()
+        challenges = [(name, machine.challenge(name)) for name in ("alice", "bob", "alice")]
+        self.assertEqual(challenges, self.challenges)
 
     def test_a_wrong_secret_is_refused_and_counted_by_the_kind_of_its_account(self):
         error = self.failureResultOf(self.respond(self.machine(), secret="wrong"), WrongCredentials)
@@ -90,7 +109,7 @@ class LoginTests(LoginCase):
 
     def test_credentials_that_no_checker_takes_are_wrong_ones(self):
         self.failureResultOf(self.respond(self.machine(AllowAnonymousAccess())), WrongCredentials)
-        self.failureResultOf(self.machine(SecretChecker(Users([]))).anonymous(self), WrongCredentials)
+        self.failureResultOf(self.machine(AccountChecker(Users([]), None)).anonymous(self), WrongCredentials)
         self.assertEqual(self.counted(), {("anonymous", "denied"): 1})
 
     def test_cred_s_own_refusals_become_ours(self):
@@ -107,6 +126,17 @@ class LoginTests(LoginCase):
         self.assertEqual(str(self.failureResultOf(self.respond(machine), TooManyConnections).value), "enough")
         self.assertEqual(self.counted(), {("secret", "limit"): 1})
 
+    def test_more_attempts_than_can_be_checked_are_told_and_counted_as_throttled(self):
+        checker = Delayed()
+        machine = self.machine(checker)
+        answer = self.respond(machine)
+        checker.asked[0].errback(TooManyAttempts("in a moment"))
+        self.assertEqual(str(self.failureResultOf(answer, TooManyAttempts).value), "in a moment")
+        self.assertEqual(self.counted(), {("unknown", "throttled"): 1})
+        answer = self.respond(machine)  # it may try again
+        checker.asked[1].callback(b"alice")
+        self.assertIs(self.successResultOf(answer), self.realm)
+
     def test_an_unexpected_error_is_logged_once_and_the_peer_learns_nothing(self):
         with clockd_logs(LogLevel.critical) as logged:
             error = self.failureResultOf(self.respond(self.machine(Broken())), ServerFault)
@@ -119,6 +149,15 @@ class LoginTests(LoginCase):
             self.failureResultOf(self.respond(self.machine(), name="new\nline"))
         self.assertEqual([event["log_level"] for event in logged], [LogLevel.info])
         self.assertIn("{name!r}", logged[0]["log_format"])
+
+    def test_the_log_may_say_more_of_a_refusal_than_the_peer_is_told(self):
+        checker = Delayed()
+        answer = self.respond(self.machine(checker))
+        with clockd_logs() as logged:
+            checker.asked[0].errback(WrongCredentials("somebody could listen in"))
+        self.assertEqual(logged[0]["error"], "somebody could listen in")
+        error = self.failureResultOf(answer, WrongCredentials)
+        self.assertEqual(str(error.value), "the name and the secret do not fit")
 
     def test_two_failures_leave_the_connection_open_and_the_third_closes_it_for_limit(self):
         machine = self.machine()
@@ -161,7 +200,39 @@ class LoginTests(LoginCase):
         machine = self.machine()
         challenge = machine.challenge("alice")
         machine.challenge("alice")
-        self.failureResultOf(machine.respond(md5(digest(SECRET) + challenge).digest(), self), WrongCredentials)
+        self.failureResultOf(machine.respond(pb.respond(challenge, SECRET.encode()), self), WrongCredentials)
+
+
+class CertificateTests(LoginCase):
+    def machine(self):
+        return super().machine(CertificateChecker(Users(["alice", "bob"])))
+
+    def test_the_account_of_its_one_common_name_makes_a_session_without_a_challenge(self):
+        self.assertIs(self.successResultOf(self.machine().certificate(["alice"], self)), self.realm)
+        self.run_later()
+        self.assertEqual((self.realm.asked, self.realm.begun), ([(b"alice", self)], 1))
+        self.assertEqual((self.login.name, self.counted()), ("alice", {("certificate", "ok"): 1}))
+
+    def test_one_that_proves_no_account_is_refused_and_the_log_knows_why(self):
+        for names, why in (
+            ([], "a certificate of one common name proves an account; here are 0"),
+            (["alice", "bob"], "a certificate of one common name proves an account; here are 2"),
+            (["alice", "alice"], "a certificate of one common name proves an account; here are 2"),
+            (["mallory"], "the common name of the certificate is no account"),
+        ):
+            with clockd_logs() as logged:
+                error = self.failureResultOf(self.machine().certificate(names, self), WrongCredentials)
+            self.assertEqual(str(error.value), "the certificate proves no account")
+            self.assertEqual((logged[0]["name"], logged[0]["error"]), (", ".join(names), why))
+            self.assertEqual((self.counted(), self.realm.asked), ({("certificate", "denied"): 1}, []))
+
+    def test_each_is_a_try(self):
+        machine = self.machine()
+        for _ in range(3):
+            self.failureResultOf(machine.certificate(["mallory"], self), WrongCredentials)
+        self.assertRaises(NotPermitted, machine.certificate, ["alice"], self)
+        self.run_later()
+        self.assertEqual(self.closed, ["limit"])
 
 
 class LeavingTests(LoginCase):
@@ -196,7 +267,7 @@ class LeavingTests(LoginCase):
         self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
 
     def test_leaving_during_the_last_try_and_then_a_refusal_is_nothing(self):
-        machine = self.machine(SecretChecker(Users([])), AllowAnonymousAccess())
+        machine = self.machine(AccountChecker(Users([]), None), AllowAnonymousAccess())
         for _ in range(2):
             self.failureResultOf(self.respond(machine))
         self.realm.answer = Deferred()
@@ -212,6 +283,81 @@ class LeavingTests(LoginCase):
         self.machine_.left("client")
         self.machine_.left("client")
         self.assertEqual(self.realm.logouts, 1)
+
+
+class ThrottleTests(LoginCase):
+    def guess(self, times, name="alice"):
+        """Fail so many times, each on a connection of its own, as a guesser does."""
+        for _ in range(times):
+            self.failureResultOf(self.respond(self.with_kept(), name, "wrong"))
+
+    def setUp(self):
+        self.kept = Throttle()
+
+    def with_kept(self):
+        self.machine()
+        self.login.throttle = self.kept
+        return self.machine_
+
+    def test_after_many_failures_no_more_is_checked_until_time_has_passed(self):
+        self.guess(20)
+        machine = self.with_kept()
+        self.failureResultOf(self.respond(machine), TooManyAttempts)
+        self.assertEqual((self.realm.asked, self.counted()), ([], {("unknown", "throttled"): 1}))
+        machine = self.with_kept()
+        self.now = 1.0
+        self.assertIs(self.successResultOf(self.respond(machine)), self.realm)
+
+    def test_successes_take_nothing_and_what_the_server_refuses_neither(self):
+        for _ in range(100):
+            machine = self.with_kept()
+            self.realm.answer = fail(TooManyConnections("full"))
+            self.failureResultOf(self.respond(machine), TooManyConnections)
+            self.successResultOf(self.respond(self.with_kept()))
+
+    def test_who_leaves_before_it_is_decided_has_failed_too(self):
+        for _ in range(20):
+            checker = Delayed()
+            self.machine(checker)
+            self.login.throttle = self.kept
+            self.respond(self.machine_, secret="wrong")
+            self.machine_.left("lost")
+            checker.asked[0].errback(UnauthorizedLogin())
+        self.failureResultOf(self.respond(self.with_kept()), TooManyAttempts)
+
+    def test_anonymous_is_not_throttled(self):
+        self.guess(20)
+        self.successResultOf(self.with_kept().anonymous(self))
+
+    def test_of_many_refusals_ten_are_logged(self):
+        machine = self.machine()
+        quota = self.login.quota
+        with clockd_logs() as logged:
+            for _ in range(30):
+                machine = self.machine()
+                self.login.quota = quota
+                self.failureResultOf(self.respond(machine, secret="wrong"))
+        self.assertEqual(len(logged), 10)
+
+
+class TimeoutTests(LoginCase):
+    def test_who_takes_too_long_is_counted_by_what_it_tried(self):
+        self.machine().left("login_timeout")
+        self.assertEqual(self.counted(), {("unknown", "timeout"): 1})
+        machine = self.machine()
+        machine.challenge("alice")
+        machine.left("login_timeout")
+        self.assertEqual(self.counted(), {("unknown", "timeout"): 1})
+        machine = self.machine(Delayed())
+        self.respond(machine)
+        machine.left("login_timeout")
+        self.assertEqual(self.counted(), {("unknown", "timeout"): 1})
+
+    def test_who_leaves_by_itself_is_not(self):
+        machine = self.machine()
+        machine.challenge("alice")
+        machine.left("client")
+        self.assertEqual(self.counted(), {})
 
 
 class StateTests(LoginCase):
@@ -249,10 +395,17 @@ class StateTests(LoginCase):
         for state in ("checking", "serving", "abandoned", "gone"):
             self.assertRaises(NotPermitted, self.reach(state).anonymous, self)
 
+    def test_a_certificate_is_taken_from_who_is_not_logging_in(self):
+        for state in ("greeting", "challenged"):
+            self.failureResultOf(self.reach(state).certificate(["alice"], self), WrongCredentials)  # as above
+        for state in ("checking", "serving", "abandoned", "gone"):
+            self.assertRaises(NotPermitted, self.reach(state).certificate, ["alice"], self)
+
     def test_what_is_refused_changes_nothing(self):
-        for state, ask in product(("checking", "serving"), ("challenge", "anonymous")):
+        asked = (("challenge", "bob"), ("anonymous", self), ("certificate", ["bob"], self))
+        for state, (ask, *arguments) in product(("checking", "serving"), asked):
             machine = self.reach(state)
-            self.assertRaises(NotPermitted, getattr(machine, ask), "bob")
+            self.assertRaises(NotPermitted, getattr(machine, ask), *arguments)
             machine.left("client")
             self.assertEqual(self.realm.logouts, state == "serving")
 
@@ -268,4 +421,4 @@ class StateTests(LoginCase):
         machine = self.machine()
         challenge = machine.challenge("alice")
         self.failureResultOf(machine.respond(b"wrong", self), WrongCredentials)
-        self.assertRaises(NotPermitted, machine.respond, md5(digest(SECRET) + challenge).digest(), self)
+        self.assertRaises(NotPermitted, machine.respond, pb.respond(challenge, SECRET.encode()), self)

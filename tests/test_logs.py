@@ -165,3 +165,38 @@ class FiniteNumberTests(SynchronousTestCase):
                 self.assertNotIn("NaN", line)
                 self.assertNotIn("Infinity", line)
                 json.loads(line)
+
+
+class QuotaTests(SynchronousTestCase):
+    def setUp(self):
+        self.now = 1000.0
+        self.quota = logs.Quota(lambda: self.now)
+
+    def take(self, times, kind="protocol"):
+        return [self.quota.take(kind) for _ in range(times)]
+
+    def test_ten_lines_are_written_in_ten_seconds_and_no_more(self):
+        self.assertEqual(self.take(5), [""] * 5)
+        self.now += 9.9
+        self.assertEqual(self.take(7), [""] * 5 + [None] * 2)
+
+    def test_the_next_line_tells_how_many_were_left_out(self):
+        self.take(10 + 37)
+        self.now += 10.0
+        self.assertEqual(self.take(2), [" (37 more like it were left out)", ""])
+
+    def test_where_none_was_left_out_nothing_is_told(self):
+        self.take(10)
+        self.now += 10.0
+        self.assertEqual(self.take(1), [""])
+
+    def test_one_kind_takes_nothing_from_another(self):
+        self.take(100)
+        self.assertEqual(self.take(1, "refused"), [""])
+
+    def test_lines_are_let_through_again_however_long_the_flood_lasts(self):
+        written = 0
+        for _ in range(1000):
+            self.now += 0.1
+            written += self.quota.take("protocol") is not None
+        self.assertEqual(written, 100)

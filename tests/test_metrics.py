@@ -4,8 +4,10 @@ from doubles import Rig, Sink
 from prometheus_client.openmetrics import parser as openmetrics
 from prometheus_client.parser import text_string_to_metric_families
 from twisted.internet.defer import Deferred, succeed
-from twisted.internet.error import ConnectionDone
+from twisted.internet.error import ConnectionAborted, ConnectionDone
+from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.task import Clock
+from twisted.internet.testing import StringTransport
 from twisted.python.failure import Failure
 from twisted.spread import pb
 from twisted.trial.unittest import SynchronousTestCase
@@ -15,7 +17,7 @@ from twisted.web.server import Site
 from twisted.web.test.requesthelper import DummyRequest
 
 from clockd import __version__
-from clockd.metrics import TallyCollector, metrics_site
+from clockd.metrics import HTTP_CONNECTIONS, NewestStay, TallyCollector, metrics_site
 from clockd.values import CLOSE_REASONS, LOGIN_METHODS, LOGIN_RESULTS, PERIOD_RESULTS, SKIP_REASONS, Limits, Tally
 
 
@@ -130,6 +132,13 @@ class ScrapeTests(MetricsCase):
         self.assertIn("process_open_fds", self.kinds)
         self.assertIn("python_gc_objects_collected", self.kinds)
 
+    def test_without_tls_there_is_no_expiry_and_with_it_there_is_the_moment(self):
+        name = "clockd_tls_certificate_expiry_timestamp_seconds"
+        self.assertEqual(self.labelled(name), {})
+        self.assertEqual(self.kinds[name], "gauge")
+        self.tally.tls_expiry = 1_795_384_276.0
+        self.assertEqual(self.labelled(name), {(): 1_795_384_276.0})
+
     def test_the_build_is_told(self):
         (labels,) = (dict(key[1:]) for key in self.scrape() if key[0] == "clockd_build_info")
         self.assertEqual((labels["version"], set(labels)), (__version__, {"version", "twisted", "python"}))
@@ -239,3 +248,34 @@ class HealthTests(MetricsCase):
         self.assertIsInstance(self.site, Site)
         self.assertFalse(self.site.noisy)
         self.assertIs(self.site.buildProtocol(None)._channel.__class__, HTTPChannel)
+
+
+class CrowdTests(SynchronousTestCase):
+    def setUp(self):
+        self.factory = NewestStay(Factory.forProtocol(Protocol))
+        self.transports = []
+
+    def arrive(self):
+        protocol = self.factory.buildProtocol(None)
+        self.transports.append(StringTransport())
+        protocol.makeConnection(self.transports[-1])
+        return protocol
+
+    def aborted(self):
+        return [number for number, transport in enumerate(self.transports) if transport.disconnected]
+
+    def test_when_there_is_one_too_many_the_oldest_goes(self):
+        protocols = [self.arrive() for _ in range(HTTP_CONNECTIONS)]
+        self.assertEqual(self.aborted(), [])
+        self.arrive()
+        self.arrive()
+        self.assertEqual(self.aborted(), [0, 1])
+        protocols[0].connectionLost(Failure(ConnectionAborted()))
+        self.arrive()
+        self.assertEqual(self.aborted(), [0, 1, 2])
+
+    def test_one_that_has_left_makes_room(self):
+        protocols = [self.arrive() for _ in range(HTTP_CONNECTIONS)]
+        protocols[5].connectionLost(Failure(ConnectionDone()))
+        self.arrive()
+        self.assertEqual(self.aborted(), [])

@@ -54,6 +54,34 @@ print(*[event["descriptors"] for event in logged if "descriptors" in event])
             printed(program.replace("raise_descriptors()", "").format(soft=100, hard=200))
 
 
+class HangupTests(SynchronousTestCase):
+    def test_a_hangup_is_heard_in_the_reactor_and_ends_nothing(self):
+        program = """
+import os, signal
+from twisted.internet import reactor
+from clockd.process import reload_on_hangup
+
+def reload():
+    heard.append(reactor.running)
+    if len(heard) == 2:
+        reactor.stop()
+    else:
+        hang_up()
+
+def hang_up():
+    os.kill(os.getpid(), signal.SIGHUP)
+    print(len(heard))
+
+heard = []
+reload_on_hangup(reload, reactor)
+reactor.callWhenRunning(hang_up)
+reactor.callLater(30, reactor.stop)
+reactor.run()
+print(*heard)
+"""
+        self.assertEqual(printed(program), ["0", "1", "True", "True"])
+
+
 class CollectorTests(SynchronousTestCase):
     PROGRAM = """
 import gc, weakref

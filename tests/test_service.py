@@ -6,23 +6,24 @@ import tempfile
 from errno import EADDRINUSE
 from pathlib import Path
 
-from doubles import EPOCH, Mind, Network, Peer
+from certificates import HOST, Certified, Chain
+from doubles import EPOCH, Mind, Network, Peer, clockd_logs
 from twisted.application.service import IService
 from twisted.internet.address import IPv4Address
 from twisted.internet.defer import Deferred
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IListeningPort
 from twisted.internet.testing import MemoryReactorClock
-from twisted.logger import Logger
+from twisted.logger import Logger, formatEvent
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
-from clockd.auth import add_account
-from clockd.config import Auth, Config, Metrics, Server
+from clockd.config import Auth, Config, Metrics, Server, Tls
 from clockd.errors import CannotListen, Misconfigured, UsersFileError
-from clockd.service import LATE_SECONDS, Listener, make_service
+from clockd.service import EXPIRY_SECONDS, LATE_SECONDS, Listener, make_service
+from clockd.users import add_account
 from clockd.values import Limits
 
 
@@ -179,6 +180,79 @@ class MisconfiguredTests(ServiceCase):
         self.assertIn("server.listen", str(self.failureResultOf(self.start().ready, CannotListen).value))
 
 
+class CertificateTests(ServiceCase):
+    def setUp(self):
+        super().setUp()
+        self.folder = Path(tempfile.mkdtemp())
+        self.addCleanup(shutil.rmtree, self.folder)
+        self.chain = Chain()
+        self.root, *self.files = map(str, self.chain.write(self.folder))
+        self.left = 1e9  # seconds until the certificate expires
+
+    def now(self):
+        return self.expiry - self.left
+
+    @property
+    def expiry(self):
+        return self.chain.server.certificate.not_valid_after_utc.timestamp()
+
+    def listen(self, client_ca=""):
+        return self.make(tls=Tls(("tcp:8788",), *self.files, client_ca=client_ca))
+
+    def renew(self, pem=None):
+        """Put a certificate of three days into the place of the other."""
+        self.chain.server = Certified(HOST, issuer=self.chain.root, valid=(-1, 3))
+        for path, data in zip(self.files, (pem or self.chain.server.pem, self.chain.server.key_pem()), strict=True):
+            Path(path).write_bytes(data)
+
+    def told(self, call):
+        """Return what is logged meanwhile, as pairs of the level and the text."""
+        with clockd_logs() as logged:
+            call()
+        return [(event["log_level"].name, formatEvent(event).replace(str(self.folder), "FOLDER")) for event in logged]
+
+    def warning(self):
+        moment = self.chain.server.certificate.not_valid_after_utc
+        what = f"is good until {moment:%Y-%m-%d %H:%M} UTC only; put a newer one in its place, then send SIGHUP"
+        return "warn", f"FOLDER/server.pem: {what}"
+
+    def test_the_tally_knows_when_it_expires(self):
+        self.assertEqual(self.listen().tally.tls_expiry, self.expiry)
+        self.renew()
+        self.service.reload()
+        self.assertEqual(self.service.tally.tls_expiry, self.expiry)
+
+    def test_without_tls_nothing_expires_and_nothing_is_read_again(self):
+        self.assertEqual(self.told(lambda: self.make(tls=Tls((), *self.files)).reload()), [])
+        self.assertIsNone(self.service.tally.tls_expiry)
+
+    def test_what_is_read_again_is_told(self):
+        self.listen()
+        self.assertEqual(
+            self.told(self.service.reload), [("info", "FOLDER/server.pem: read again, with what belongs to it")]
+        )
+
+    def test_a_broken_file_leaves_the_old_one_in_force_and_is_told(self):
+        self.listen()
+        expiry = self.expiry
+        self.renew(pem=b"nonsense")
+        told = "the certificates read before stay in force: tls.certificate: FOLDER/server.pem: is no PEM certificate"
+        self.assertEqual(self.told(self.service.reload), [("warn", told)])
+        self.assertEqual(self.service.tally.tls_expiry, expiry)
+
+    def test_one_that_expires_soon_is_warned_of_at_the_start_and_when_it_is_read_again(self):
+        for self.left, soon in ((EXPIRY_SECONDS, False), (EXPIRY_SECONDS - 1, True), (0, True), (-1e9, True)):
+            expected = [self.warning()] * soon
+            self.assertEqual(self.told(self.listen), expected)
+            self.assertEqual(self.told(self.service.reload)[1:], expected)
+        Path(self.files[0]).write_bytes(b"")
+        self.assertEqual(self.told(self.service.reload)[1:], [self.warning()])
+
+    def test_authorities_of_clients_that_cannot_be_read_are_told(self):
+        with self.assertRaisesRegex(Misconfigured, r"^tls\.client_ca: .*/none: cannot be read: No such file"):
+            self.listen(client_ca=str(self.folder / "none"))
+
+
 class StopTests(ServiceCase):
     def test_stopping_closes_the_ports_and_leaves_no_delayed_call(self):
         service = self.start()
@@ -229,7 +303,7 @@ class StopTests(ServiceCase):
 class ListenerTests(SynchronousTestCase):
     def setUp(self):
         self.endpoint, self.port = Endpoint(), Port()
-        self.listener = Listener("server.listen", "tcp:1", self.endpoint, None)
+        self.listener = Listener("server.listen", "tcp:1", self.endpoint, None, 30.0)
         self.listener.startService()
 
     def test_it_tells_the_port_once_it_listens(self):

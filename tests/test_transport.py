@@ -31,7 +31,7 @@ from twisted.protocols.policies import ProtocolWrapper, WrappingFactory
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
-from clockd.transport import BACKLOG, TCPConnection, TLSFactory, UNIXConnection, outlet, prepare
+from clockd.transport import BACKLOG, TCPConnection, TLSFactory, UNIXConnection, is_private, outlet, prepare
 from clockd.values import Tally
 
 SOME = bytes(range(256))
@@ -111,16 +111,22 @@ class Recorders(Factory):
         return self.made[-1]
 
 
+def bound_to(host):
+    """Return what a connection knows of the port that has accepted it."""
+    return SimpleNamespace(getHost=lambda: IPv4Address("TCP", host, 8787), _realPortNumber=8787)
+
+
 class Pair:
     """A connection on one end of a socketpair, and the socket of its peer."""
 
-    def __init__(self, protocol, kind=TCPConnection, pair=socket.socketpair, reactor=None):
+    def __init__(self, protocol, kind=TCPConnection, pair=socket.socketpair, reactor=None, host="192.0.2.1"):
         near, self.peer = pair()
         self.peer.setblocking(False)
         self.kernel = Kernel(fileno=near.detach())
         self.reactor = reactor or Turning()
         self.protocol = protocol
-        self.connection = kind(self.kernel, protocol, ("192.0.2.7", 40000), None, 0, self.reactor)
+        peer, port = ("192.0.2.7", 40000), bound_to(host)
+        self.connection = kind(self.kernel, protocol, peer, port, 0, self.reactor)
         self.connection.repstr = "a connection of a pair"
         protocol.makeConnection(self.connection)
 
@@ -538,7 +544,7 @@ class PortCase(SynchronousTestCase):
 class PortTests(PortCase):
     def test_the_connections_of_a_tcp_port_prepare(self):
         port = self.tcp_port()
-        prepare(port)
+        prepare(port, 30.0)
         peer = self.connect(port)
         (protocol,) = self.factory.made
         self.assertIs(type(protocol.transport), TCPConnection)
@@ -549,7 +555,7 @@ class PortTests(PortCase):
 
     def test_the_connections_of_a_unix_port_prepare(self):
         port = self.unix_port()
-        prepare(port)
+        prepare(port, 30.0)
         peer = self.connect(port)
         (protocol,) = self.factory.made
         self.assertIs(type(protocol.transport), UNIXConnection)
@@ -560,10 +566,22 @@ class PortTests(PortCase):
         protocol.transport.write(SOME)
         self.assertEqual((peer.recv(1000), self.reactor.writers), (SOME, set()))
 
+    def test_a_connection_over_tcp_gives_up_a_peer_that_is_lost_and_holds_no_small_segment_back(self):
+        for lost_seconds, keepalive, user_timeout in ((30.0, 8, 30_000), (0.05, 1, 50), (86400.0, 8192, 86_400_000)):
+            port = self.tcp_port()
+            prepare(port, lost_seconds)
+            self.connect(port)
+            sock = self.factory.made[-1].transport.socket
+            self.addCleanup(sock.close)
+            self.assertTrue(sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE))
+            names = ("TCP_NODELAY", "TCP_KEEPIDLE", "TCP_KEEPINTVL", "TCP_KEEPCNT", "TCP_USER_TIMEOUT")
+            options = [sock.getsockopt(socket.IPPROTO_TCP, getattr(socket, name)) for name in names]
+            self.assertEqual(options, [1, keepalive, keepalive, 3, user_timeout])
+
     def test_a_connection_made_before_goes_on_as_it_was(self):
         port = self.tcp_port()
         peer = self.connect(port)
-        prepare(port)
+        prepare(port, 30.0)
         (protocol,) = self.factory.made
         self.assertIs(type(protocol.transport), tcp.Server)
         protocol.transport.write(SOME)
@@ -571,18 +589,18 @@ class PortTests(PortCase):
         self.assertEqual(peer.recv(1000), SOME)
 
     def test_other_ports_of_the_same_kind_are_left_alone(self):
-        prepare(self.tcp_port())
-        prepare(self.unix_port())
+        prepare(self.tcp_port(), 30.0)
+        prepare(self.unix_port(), 30.0)
         self.assertEqual((self.tcp_port().transport, self.unix_port().transport), (tcp.Server, unix.Server))
 
     def test_a_port_of_an_unknown_kind_is_left_alone(self):
         port = SimpleNamespace(transport="its own", socket=None)
-        prepare(port)
+        prepare(port, 30.0)
         self.assertEqual(vars(port), {"transport": "its own", "socket": None})
 
     def test_more_connections_than_twisted_s_50_may_wait_to_be_accepted(self):
         for port in (self.tcp_port(), self.unix_port()):
-            prepare(port)
+            prepare(port, 30.0)
             for _ in range(100):
                 peer = socket.socket(port.addressFamily)
                 self.addCleanup(peer.close)
@@ -594,8 +612,8 @@ class PortTests(PortCase):
         for backlog, told in ((50, BACKLOG), (BACKLOG - 1, BACKLOG), (BACKLOG + 1, BACKLOG + 1)):
             port = tcp.Port(0, self.factory, backlog, reactor=self.reactor)
             listened = []
-            port.socket = SimpleNamespace(listen=listened.append)
-            prepare(port)
+            port.socket = SimpleNamespace(listen=listened.append, setsockopt=lambda *_: None)
+            prepare(port, 30.0)
             self.assertEqual(listened, [told])
 
     def test_what_a_connection_is_made_with_is_what_twisted_makes_its_own_with(self):
@@ -676,6 +694,86 @@ class OutletTests(SynchronousTestCase):
         self.assertEqual((transport.value(), wrapped.value(), pair.arrived()), (SOME, SOME, SOME))
 
 
+class PrivateTests(PortCase):
+    """Where nobody can listen in; it is told as soon as a connection is made."""
+
+    def setUp(self):
+        super().setUp()
+        self.told = []
+        told = self.told
+
+        class Telling(Recorder):
+            def connectionMade(self):
+                told.append(is_private(self.transport))
+
+        self.factory = Factory.forProtocol(Telling)
+        self.factory.noisy = False
+
+    def tls(self, factory):
+        return TLSFactory(Chain().options(), False, factory, self.reactor)
+
+    def accept(self, factory, interface):
+        """Have a connection made over loopback to a port that is bound to an interface; return the peer's socket."""
+        port = self.listen(tcp.Port(0, factory, interface=interface, reactor=self.reactor))
+        prepare(port, 30.0)
+        peer = socket.create_connection(("127.0.0.1", port.getHost().port))
+        self.addCleanup(peer.close)
+        self.reactor.turn()
+        return peer
+
+    def test_over_tcp_it_is_where_the_port_is_bound_to_loopback_and_not_where_the_peer_comes_from_there(self):
+        for interface in ("127.0.0.1", ""):
+            self.accept(self.factory, interface)
+        self.assertEqual(self.told, [True, False])
+
+    def test_every_loopback_address_is_one_and_no_other_is(self):
+        for host, private in (
+            ("127.0.0.1", True),
+            ("127.8.8.8", True),
+            ("::1", True),
+            ("0.0.0.0", False),
+            ("::", False),
+            ("192.0.2.1", False),
+            ("fe80::1%eth0", False),
+            ("::ffff:192.0.2.1", False),
+        ):
+            pair = Pair(self.factory.buildProtocol(None), host=host)
+            self.addCleanup(pair.close)
+            self.assertEqual(self.told.pop(), private, host)
+
+    def test_over_a_unix_socket_it_is(self):
+        port = self.unix_port()
+        prepare(port, 30.0)
+        self.connect(port)
+        self.assertEqual(self.told, [True])
+
+    def test_over_tls_it_is(self):
+        self.accept(self.tls(self.factory), "")
+        self.assertEqual(self.told, [True])
+
+    def test_behind_a_proxy_header_it_is_not_whatever_that_says(self):
+        peer = self.accept(HAProxyWrappingFactory(self.factory), "127.0.0.1")
+        self.assertEqual(self.told, [False])
+        peer.sendall(b"PROXY TCP4 127.0.0.1 127.0.0.1 1 2\r\nx")
+        self.reactor.turn()
+        (wrapper,) = [each.protocol for each in self.reactor.getReaders() if isinstance(each, tcp.Server)]
+        self.assertEqual(wrapper.wrappedProtocol.received, b"x")
+        self.assertIs(is_private(wrapper.wrappedProtocol.transport), False)
+
+    def test_behind_a_proxy_header_it_is_where_tls_begins_after_the_header_and_not_where_it_began_before(self):
+        self.accept(HAProxyWrappingFactory(self.tls(self.factory)), "")
+        self.accept(self.tls(HAProxyWrappingFactory(self.factory)), "127.0.0.1")
+        self.assertEqual(self.told, [True, False])
+
+    def test_behind_a_proxy_header_on_a_unix_socket_it_is_not(self):
+        self.factory = HAProxyWrappingFactory(self.factory)
+        self.connect(self.unix_port())
+        self.assertEqual(self.told, [False])
+
+    def test_of_a_transport_of_an_unknown_kind_it_is_not_known(self):
+        self.assertIs(is_private(StringTransport()), False)
+
+
 class TLSTests(PortCase):
     def setUp(self):
         super().setUp()
@@ -685,7 +783,7 @@ class TLSTests(PortCase):
 
     def tls_port(self, factory):
         port = self.tcp_port(TLSFactory(self.chain.options(), False, factory, self.clock))
-        prepare(port)
+        prepare(port, 30.0)
         return port
 
     def enter(self):
@@ -822,3 +920,44 @@ def received(peer):
     except BlockingIOError:
         pass
     return found
+
+
+class ProxiedTests(PortCase):
+    """Behind a PROXY header, as an endpoint `haproxy:` makes it."""
+
+    def setUp(self):
+        super().setUp()
+        self.inner = self.factory
+        self.factory = HAProxyWrappingFactory(self.inner)
+
+    def test_a_header_that_twisted_s_parser_chokes_on_ends_the_connection(self):
+        port = self.tcp_port()
+        prepare(port, 30.0)
+        for header in (
+            b"PROXY TCP4 192.0.2.1 192.0.2.2 x 2\r\n",
+            b"PROXY TCP4 \xff 192.0.2.2 1 2\r\n",
+            b"PROXY TCP6 2001:db8::1 \xff 1 2\r\n",
+            b"PROXY nonsense\r\n",
+            b"GET / HTTP/1.1\r\n\r\n",
+        ):
+            peer = self.connect(port)
+            peer.send(header)
+            self.reactor.turn()
+            self.reactor.turn()
+            self.assertTrue(self.inner.made[-1].ended, header)
+        self.assertEqual(self.flushLoggedErrors(), [])
+
+    def test_what_follows_a_good_one_reaches_the_protocol_and_its_errors_come_through(self):
+        port = self.tcp_port()
+        prepare(port, 30.0)
+        peer = self.connect(port)
+        peer.send(b"PROXY TCP4 192.0.2.1 192.0.2.2 1 2\r\n" + SOME)
+        self.reactor.turn()
+        (protocol,) = self.inner.made
+        self.assertEqual(protocol.received, SOME)
+
+        def faulty(_):
+            raise ValueError
+
+        protocol.dataReceived = faulty
+        self.assertRaises(ValueError, protocol.transport.dataReceived, SOME)

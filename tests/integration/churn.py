@@ -22,11 +22,11 @@ from twisted.internet.utils import getProcessValue
 from twisted.logger import globalLogPublisher
 from twisted.spread import pb
 
-from clockd.auth import add_account
 from clockd.config import load
 from clockd.logs import count_errors
 from clockd.monotonic import make_monotonic
 from clockd.service import make_service
+from clockd.users import add_account
 
 WAYS = ("closes", "aborts", "dies", "lets go", "is refused", "never logs in")
 CLIENTS = 10

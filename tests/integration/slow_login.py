@@ -53,7 +53,7 @@ async def leave(port, abruptly):
     reactor.connectTCP("127.0.0.1", port, factory)
     root = await factory.getRootObject()
     _, challenger = await root.callRemote("login", b"alice")
-    challenger.callRemote("respond", b"anything", Mind()).addErrback(lambda _: None)
+    challenger.callRemote("respond", bytes(16), Mind()).addErrback(lambda _: None)
     await deferLater(reactor, SLOW / 3)
     transport = root.broker.transport
     transport.abortConnection() if abruptly else transport.loseConnection()
@@ -72,9 +72,8 @@ async def main():
         realm = SlowRealm(roster, feeds, Schedule(reactor, tally.lateness), Limits(), tally)
         realm.seconds = realm_seconds
         portal = Portal(realm, [checker])
-        port = reactor.listenTCP(
-            0, ClockServerFactory(portal, feeds, Limits(), tally, reactor, False), interface="127.0.0.1"
-        )
+        factory = ClockServerFactory(portal, feeds, Limits(), tally, reactor, False, list, lambda *_: bytes(16))
+        port = reactor.listenTCP(0, factory, interface="127.0.0.1")
         peers = [Deferred.fromCoroutine(leave(port.getHost().port, i % 2)) for i in range(10)]
         logins += len(await gatherResults(peers))
         await deferLater(reactor, 2 * SLOW)

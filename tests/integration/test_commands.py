@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import signal
 import stat
 import subprocess
@@ -11,7 +12,7 @@ from pathlib import Path
 from threading import Thread
 
 import pytest
-from processes import CLOCKD, FREE, Program, Server, clockd, eventually
+from processes import CLOCKD, FREE, Program, Server, clockd, eventually, run
 
 import clockd as package
 
@@ -61,14 +62,61 @@ def test_accounts_are_made_renewed_listed_and_removed(tmp_path):
     assert second.returncode == 0
     assert second.stdout != first.stdout
     clockd("user", "add", "bob", cwd=tmp_path)
-    assert clockd("user", "list", cwd=tmp_path).stdout.split() == ["alice", "bob"]
+    assert clockd("user", "list", cwd=tmp_path).stdout == "alice secret\nbob secret\n"
     assert clockd("user", "remove", "alice", cwd=tmp_path).returncode == 0
-    assert clockd("user", "list", cwd=tmp_path).stdout.split() == ["bob"]
+    assert clockd("user", "list", cwd=tmp_path).stdout == "bob secret\n"
     says(clockd("user", "remove", "alice", cwd=tmp_path), 2, "there is no account 'alice'")
     says(clockd("user", "add", "bob", cwd=tmp_path), 2, "there is an account bob already")
     says(clockd("user", "add", "b b", cwd=tmp_path), 2, "cannot be an account's name")
     says(clockd("user", "add", "x", "--users", "nowhere/users", cwd=tmp_path), 2, "No such file or directory")
     says(clockd("user", "list", "--users", "other", cwd=tmp_path), 2, "clockd user add --users other NAME")
+
+
+def with_password(command, name, password, folder):
+    return clockd("user", command, name, "--password-stdin", stdin=password, cwd=folder)
+
+
+def test_an_account_has_a_password_where_one_is_given(tmp_path):
+    path = tmp_path / "users"
+    done = with_password("add", "carol", "hunter2\n", tmp_path)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert "hunter2" not in path.read_text()
+    assert "$argon2id$v=19$m=65536,t=3,p=4$" in path.read_text()
+    clockd("user", "add", "alice", cwd=tmp_path)
+    assert clockd("user", "list", cwd=tmp_path).stdout == "alice secret\ncarol password\n"
+    before = path.read_text()
+    done = with_password("passwd", "carol", "hunter3", tmp_path)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert path.read_text() != before
+    assert with_password("passwd", "alice", "hunter4\n", tmp_path).returncode == 0
+    assert len(clockd("user", "passwd", "carol", cwd=tmp_path).stdout.strip()) == 22
+    assert clockd("user", "list", cwd=tmp_path).stdout == "alice password\ncarol secret\n"
+    before = path.read_text()
+    says(with_password("add", "carol", "hunter2\n", tmp_path), 2, "there is an account carol already")
+    says(with_password("passwd", "dave", "hunter2\n", tmp_path), 2, "there is no account 'dave'")
+    assert path.read_text() == before
+
+
+@pytest.mark.parametrize("password", ["x", " ", "x" * 1024 + "\n", "x" * 1024 + "\r\n", "ä" * 512])
+def test_a_password_of_1_to_1024_bytes_is_taken(tmp_path, password):
+    done = with_password("add", "carol", password, tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("password", ["", "\n", "\r\n", "\nhunter2\n", "x" * 1025, "ä" * 512 + "x\n", "x" * 100_000])
+def test_another_password_is_refused_and_nothing_is_written(tmp_path, password):
+    message = "a password is one line of 1 to 1024 bytes on standard input: give it as in --password-stdin < FILE"
+    says(with_password("add", "carol", password, tmp_path), 2, message)
+    assert not (tmp_path / "users").exists()
+
+
+def test_a_password_that_is_missing_is_told(tmp_path, users):
+    before = users.read_text()
+    for command, where in (("add carol", "<&-"), ("passwd alice", "<&-"), ("passwd alice", "< /dev/null")):
+        script = f"exec {shlex.join(CLOCKD)} user {command} --password-stdin {where}"
+        says(run("bash", "-c", script, cwd=tmp_path), 2, "a password is one line of 1 to 1024 bytes")
+    assert users.read_text() == before
 
 
 @pytest.mark.parametrize(
@@ -156,7 +204,7 @@ def test_a_secret_that_could_not_be_printed_makes_no_account(tmp_path):
     assert clockd("user", "list", cwd=tmp_path).stdout == ""
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_the_server_in_good_order(tmp_path, number):
     server = Server(tmp_path)
     clients = server.subscribers(60, [0.1])
@@ -226,10 +274,11 @@ def test_watch_ends_quietly_when_nobody_reads(server):
         assert process.wait(20) == 0
 
 
-def test_watch_is_ended_by_a_signal(server):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_watch_is_ended_by_a_signal(server, number):
     program = Program(*(*CLOCKD, "watch", f"alice@127.0.0.1:{server.port}", "--secret-file", str(server.secret_file)))
     program.line("arrived")
-    assert program.end(signal.SIGINT) == 0
+    assert program.end(number) == 0
     eventually(lambda: server.scrape()["clockd_avatars"] == 0)
 
 

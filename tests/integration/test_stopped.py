@@ -125,14 +125,14 @@ react(lambda reactor: Deferred.fromCoroutine(main(reactor)))
 """
 
 
-@pytest.mark.parametrize("logged_in", [True, False])
-def test_one_that_calls_and_does_not_read_the_answers_is_ended(tmp_path, logged_in):
+@pytest.mark.parametrize(("logged_in", "reason"), [(True, "limit"), (False, "protocol")])
+def test_one_that_calls_and_does_not_read_the_answers_is_ended(tmp_path, logged_in, reason):
     server = serve(tmp_path, stale_seconds=600, ack_seconds=600)
     caller = Program(
         *(sys.executable, "-c", CALLER, str(server.port), server.secret if logged_in else "", "x" * 50),
         environment=dict(os.environ),
     )
-    eventually(lambda: server.scrape()["clockd_connections_closed_total limit"] == 1, 60)
+    eventually(lambda: server.scrape()[f"clockd_connections_closed_total {reason}"] == 1, 60)
     after = server.scrape()
     assert after["clockd_avatars"] == after["clockd_connections pending"] == 0
     server.stop()

@@ -14,8 +14,13 @@ from processes import HERE, Program, Server, eventually, run, without_coverage
 
 @pytest.fixture
 def quick_server(tmp_path):
-    """A server whose pace is looked at, so its coverage is not; its account may have 200 connections."""
-    environment = {**without_coverage(), "CLOCKD_LIMITS_CONNECTIONS_PER_ACCOUNT": "200"}
+    """A server whose pace is looked at, so its coverage is not; 200 clients may come at once to one account."""
+    environment = {
+        **without_coverage(),
+        "CLOCKD_LIMITS_CONNECTIONS_PER_ACCOUNT": "200",
+        "CLOCKD_LIMITS_PENDING": "200",
+        "CLOCKD_LIMITS_PENDING_PER_ADDRESS": "200",
+    }
     server = Server(tmp_path, environment=environment)
     yield server
     server.stop()
