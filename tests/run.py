@@ -1,15 +1,16 @@
-"""Run every test: the unit tests on each CPython from 3.11 to 3.13 that is here, then all the others.
+"""Run every test: the unit tests on each CPython from 3.11 to 3.13 that is here, at the same time, then all the others.
 
 Other interpreters get an environment of their own, `.venv-3.12` for one, from the same locked requirements. Branch
-coverage is measured twice, as the project promises it: of all that is below the
-service, the client and the command line by the unit tests alone (at least 90 %), and of the whole package by all tests
-(at least 95 %).
+coverage is measured twice, as the project promises it: of all that is below the service, the client and the command
+line by the unit tests alone (at least 90 %), and of the whole package by all tests (at least 95 %).
 """
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 ROOT = Path(__file__).resolve().parent.parent
 VERSIONS = ("3.11", "3.12", "3.13")
@@ -19,11 +20,47 @@ UNIT_COVERAGE, COVERAGE = 90, 95
 
 def main() -> None:
     """Run them; the last line printed is pytest's own."""
-    os.chdir(ROOT)
     here = f"{sys.version_info.major}.{sys.version_info.minor}"
-    for version in VERSIONS:
-        if version != here:
-            other_version(version)
+    with TemporaryDirectory() as folder:
+        others = [Beside(version, Path(folder)) for version in VERSIONS if version != here]
+        try:
+            own_version(here)
+            for other in others:
+                other.finish()
+        finally:
+            for other in others:
+                other.end()
+    say("all other tests, with the coverage of the whole package by these and those")
+    rest = ("tests/integration", "--cov", "--cov-append", "--cov-report=term-missing:skip-covered")
+    run([sys.executable, "-m", "pytest", *rest, f"--cov-fail-under={COVERAGE}"])
+
+
+class Beside:
+    """The unit tests on another CPython, run at the same time as ours; what they print is kept until they are done."""
+
+    def __init__(self, version: str, folder: Path) -> None:
+        self.output = folder / version
+        with self.output.open("wb") as output:
+            self.process = subprocess.Popen(
+                [sys.executable, __file__, version], stdout=output, stderr=subprocess.STDOUT, start_new_session=True
+            )
+
+    def finish(self) -> None:
+        """Wait for them, print what they said, and end with their exit code if they failed."""
+        code = self.process.wait()
+        print(self.output.read_text(encoding="utf-8"), end="", flush=True)
+        if code:
+            sys.exit(code)
+
+    def end(self) -> None:
+        """End them, and what they have started, if they are not done."""
+        if self.process.poll() is None:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+
+
+def own_version(here: str) -> None:
+    """Run the unit tests on this CPython, with their coverage."""
     for old in ROOT.glob(".coverage*"):
         old.unlink()
     settings = ROOT / ".coverage-unit.toml"
@@ -33,9 +70,6 @@ def main() -> None:
     unit = ("tests", "--ignore=tests/integration", "--cov", "--cov-report=term:skip-covered")
     run([sys.executable, "-m", "pytest", *unit, f"--cov-config={settings}", f"--cov-fail-under={UNIT_COVERAGE}"])
     settings.unlink()
-    say("all other tests, with the coverage of the whole package by these and those")
-    others = ("tests/integration", "--cov", "--cov-append", "--cov-report=term-missing:skip-covered")
-    run([sys.executable, "-m", "pytest", *others, f"--cov-fail-under={COVERAGE}"])
 
 
 def other_version(version: str) -> None:
@@ -83,4 +117,5 @@ def run(command: list[str]) -> None:
         sys.exit(code)
 
 
-main()
+os.chdir(ROOT)
+other_version(*sys.argv[1:]) if sys.argv[1:] else main()
