@@ -22,7 +22,7 @@ from twisted.spread import pb
 from zope.interface import implementer
 
 from clockd.boundary import Boundary, is_plain
-from clockd.certificate import common_names
+from clockd.certificate import common_names, openssl_words
 from clockd.decoder import Bounds, Decoder
 from clockd.errors import InvalidValue, NotPermitted, TooManyConnections
 from clockd.feeds import FeedTable
@@ -120,7 +120,7 @@ class LoginRoot:
         if not isinstance(response, bytes) or len(response) != BYTES:
             raise InvalidValue(f"a response is {BYTES} bytes")
         sink = self._broker.sink_for(mind)
-        self._broker.require_room()
+        self._broker.require_room("unknown")
         return self._broker.login.respond(response, sink).addCallback(self._broker.authenticated, sink)
 
     def remote_loginAnonymous(self, mind: object) -> Deferred[Boundary]:
@@ -128,7 +128,7 @@ class LoginRoot:
         if not self._offers_anonymous:
             raise NotPermitted("this server knows its clients by name: log in with a name and a secret")
         sink = self._broker.sink_for(mind)
-        self._broker.require_room()
+        self._broker.require_room("anonymous")
         return self._broker.login.anonymous(sink).addCallback(self._broker.authenticated, sink)
 
     def remote_loginCertificate(self, mind: object) -> Deferred[Boundary]:
@@ -137,7 +137,7 @@ class LoginRoot:
         if names is None:
             raise NotPermitted("nobody is asked for a certificate here: log in with a name and a secret")
         sink = self._broker.sink_for(mind)
-        self._broker.require_room()
+        self._broker.require_room("certificate")
         return self._broker.login.certificate(names, sink).addCallback(self._broker.authenticated, sink)
 
 
@@ -253,6 +253,12 @@ class ClockBroker(pb.Broker):
             )
         self.end("protocol")
 
+    def _note_tls(self, words: str | None) -> None:
+        """Say what TLS ended the connection for, if it was TLS; mostly its handshake."""
+        rest = None if words is None else self.factory.quota.take("tls")
+        if rest is not None:
+            self._log.info("no TLS with {address}: {words}{rest}", address=self._peer(), words=words, rest=rest)
+
     def _most_unsent(self) -> int:
         return UNSENT_BEFORE_LOGIN if self.mind is None else 2 * self.factory.limits.buffer_bytes
 
@@ -265,6 +271,7 @@ class ClockBroker(pb.Broker):
             if call.active():
                 call.cancel()
         super().connectionLost(reason)
+        self._note_tls(openssl_words(reason.value))
         ended_for = self._ended_for or ("client" if reason.check(ConnectionDone) else "lost")
         self.login.left(ended_for)
         self.factory.closed(self, ended_for)
@@ -302,15 +309,18 @@ class ClockBroker(pb.Broker):
         """Send a call that every client answers, with an error."""
         self.sendCall(b"message", request, NO_OBJECT, b"probe", 1, [b"tuple"], [b"dictionary"])
 
-    def require_room(self) -> None:
+    def require_room(self, method: str) -> None:
         """Check that one more may log in.
+
+        Args:
+            method: How it tries to, one of `LOGIN_METHODS`.
 
         Raises:
             TooManyConnections: All places are taken.
         """
         why = self.factory.lobby.refusal(self)
         if why is not None:
-            self.factory.tally.logins["unknown", "limit"] += 1
+            self.factory.tally.logins[method, "limit"] += 1
             raise TooManyConnections(why)
 
     def sink_for(self, mind: object) -> RemoteMind:

@@ -206,10 +206,17 @@ def common_names(transport: object) -> tuple[str, ...] | None:
 
 def failed_for(error: BaseException | None) -> ConnectionFailed | None:
     """Return why TLS has ended a connection of a client, or None if it was not TLS that did."""
-    if isinstance(error, SSL.Error):
-        words = error.args[0][-1][2] if error.args and error.args[0] else "an error without words"
+    words = openssl_words(error)
+    if words is not None:
         return ConnectionFailed(f"{words}; does it listen there with TLS, and for this client?")
     return error if isinstance(error, ConnectionFailed) else None
+
+
+def openssl_words(error: BaseException | None) -> str | None:
+    """Return what OpenSSL says of an error, such as `certificate verify failed`, or None if it is none of OpenSSL's."""
+    if not isinstance(error, SSL.Error):
+        return None
+    return error.args[0][-1][2] if error.args and error.args[0] else "an error without words"
 
 
 def _new_context(method: int) -> SSL.Context:

@@ -534,7 +534,7 @@ def _as_json(reading: "Reading") -> str:
 def _secret(file: Path | None, target: str) -> str:
     if file is not None:
         try:
-            read = file.read_text(encoding="utf-8").strip()
+            read = file.read_text(encoding="utf-8").partition("\n")[0]
         except (OSError, UnicodeDecodeError) as error:
             raise click.BadParameter(f"{file}: cannot be read: {error}", param_hint="--secret-file") from error
         if not read:

@@ -60,7 +60,7 @@ class ServerFault(Refused):
 
 
 class WrongCredentials(Refused, UnauthorizedLogin):
-    """The name and secret do not fit; says nothing about which of them."""
+    """The name and secret do not fit, or the certificate proves no account; says nothing about which of them."""
 
 
 class Misconfigured(ClockdError):

@@ -200,7 +200,8 @@ class Login:
         """Count a failed login, and return what the peer is told of it."""
         if failure.check(WrongCredentials, LoginFailed, UnhandledCredentials):
             self.count("denied")
-            self.throttle.failed(self.name, self.host(), self.seconds())
+            if isinstance(self.credentials, ChallengeResponse):
+                self.throttle.failed(self.name, self.host(), self.seconds())
             return WrongCredentials(_UNPROVEN.get(self.method, "the name and the secret do not fit"))
         if isinstance(failure.value, Refused):
             self.count("throttled" if isinstance(failure.value, TooManyAttempts) else "limit")

@@ -815,11 +815,13 @@ class LobbyTests(RigCase):
         self.assertEqual(rig.tally.closed["limit"], 1)
 
     def test_when_all_places_are_taken_a_login_is_told_so(self):
-        rig = self.rig(Limits(connections=2))
+        rig = self.rig(Limits(connections=2), anonymous=True)
         peers = [rig.peer().enter(Mind()) for _ in range(2)]
         late = rig.peer()
         self.assert_failed(late.login(Mind()), "TooManyConnections")
         self.assertEqual(rig.tally.logins["unknown", "limit"], 1)
+        self.assert_failed(late.ask(late.root, "loginAnonymous", Mind()), "TooManyConnections")
+        self.assertEqual(rig.tally.logins["anonymous", "limit"], 1)
         peers.pop().leave()
         self.assertEqual(type(rig.peer().login(Mind())), pb.RemoteReference)
 

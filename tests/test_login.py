@@ -226,6 +226,14 @@ class CertificateTests(LoginCase):
             self.assertEqual((logged[0]["name"], logged[0]["error"]), (", ".join(names), why))
             self.assertEqual((self.counted(), self.realm.asked), ({("certificate", "denied"): 1}, []))
 
+    def test_those_that_are_refused_are_no_guesses(self):
+        throttle = Throttle()
+        for _ in range(100):
+            machine = self.machine()
+            self.login.throttle = throttle
+            self.failureResultOf(machine.certificate(["mallory"], self), WrongCredentials)
+        self.assertTrue(throttle.permits("mallory", self.login.host(), self.login.seconds()))
+
     def test_each_is_a_try(self):
         machine = self.machine()
         for _ in range(3):

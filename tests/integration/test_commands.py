@@ -252,7 +252,7 @@ def test_watch_names_what_is_wrong(server, tmp_path):
     says(watch(server, "--feed", "other"), 1, "not subscribed to other; subscribed: time")
     says(watch(server, "--period", "nan"), 2, "a period is a finite number of seconds greater than 0")
     says(clockd("watch", "alice@clock..org", environment={"CLOCKD_SECRET": "x"}), 2, "is not [NAME@]HOST[:PORT]")
-    (tmp_path / "empty").write_text("")
+    (tmp_path / "empty").write_text("\nsecond line")
     says(watch(server, "--secret-file", str(tmp_path / "empty")), 2, "is empty")
     says(watch(server, "--secret-file", str(tmp_path / "none")), 2, "cannot be read")
     says(clockd("watch", "alice@127.0.0.1:1", environment={"CLOCKD_SECRET": "x"}), 1, "does clockd listen there?")

@@ -195,6 +195,7 @@ def test_what_is_no_tls_ends_the_connection_and_leaves_no_trace(tls_server, data
         while peer.recv(100):  # an alert at most, and then the end
             pass
     eventually(lambda: tls_server.scrape()["clockd_connections pending"] == 0)
+    assert json.loads(tls_server.line("no TLS with 127.0.0.1:"))["words"]
     assert "Error" not in tls_server.output
 
 
@@ -343,6 +344,8 @@ def test_a_certificate_that_does_not_verify_ends_the_handshake(tls_server, what,
     assert done.stderr.startswith(f"clockd: no TLS with tcp:{HOST}:{tls_server.port}: ")
     eventually(lambda: tls_server.scrape()["clockd_connections_closed_total lost"] == 1)
     assert tls_server.scrape()["clockd_connections pending"] == 0
+    refused = json.loads(tls_server.line("no TLS with 127.0.0.1:"))
+    assert (refused["words"], refused["level"]) == ("certificate verify failed", "info")
 
 
 WRONG = {
