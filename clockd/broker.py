@@ -25,17 +25,17 @@ from clockd.boundary import Boundary, is_plain
 from clockd.certificate import common_names, openssl_words
 from clockd.decoder import Bounds, Decoder
 from clockd.errors import InvalidValue, NotPermitted, TooManyConnections
-from clockd.feeds import FeedTable
 from clockd.interfaces import ISession
 from clockd.lobby import Lobby
 from clockd.login import ILogin, Login, new_login
 from clockd.logs import Quota
 from clockd.mind import RemoteMind
+from clockd.schedule import Schedule
 from clockd.throttle import Throttle
 from clockd.transport import Outlet, WrappedOutlet, is_private, outlet
 from clockd.users import BYTES
 from clockd.values import Limits, Tally
-from clockd.wire import PushTemplate
+from clockd.wire import PushTemplate, SampleEncoder
 
 NAME_BYTES = 64
 """Longest account name, in bytes of UTF-8."""
@@ -338,10 +338,11 @@ class ClockBroker(pb.Broker):
             self,
             self._outlet,
             template,
-            factory.feeds,
             factory.limits,
             factory.tally,
             factory.clock,
+            factory.now,
+            factory.schedule.finish_soon,
         )
 
     def authenticated(self, session: ISession, sink: RemoteMind) -> Boundary:
@@ -443,12 +444,12 @@ class ClockServerFactory(pb.PBServerFactory):
 
     Args:
         portal: Where credentials become avatars.
-        feeds: What avatars can be subscribed to.
+        schedule: Makes the calls that are due, and has what they begin finished.
         limits: What peers may ask for.
         tally: Where connections are counted.
         clock: Monotonic time and delayed calls.
+        now: Unix seconds UTC by the host's wall clock.
         offers_anonymous: Whether one may log in without proof.
-        give_way: Has calls made that are due, if what connections send keeps the reactor from it.
         challenge: Returns what who claims a name is asked, given whether its connection is private, and the name.
 
     Attributes:
@@ -458,6 +459,7 @@ class ClockServerFactory(pb.PBServerFactory):
         bounds: Of what a client may send once it has logged in.
         owing: Those whose clients missed a push because too much was unsent.
         template: Returns the `PushTemplate` of a dialect and a mind's id.
+        give_way: Has calls made that are due, if what connections send keeps the reactor from it.
         ended: Connections that have ended and are still in memory; one leaves by itself when it is freed.
     """
 
@@ -467,22 +469,24 @@ class ClockServerFactory(pb.PBServerFactory):
     def __init__(
         self,
         portal: Portal,
-        feeds: FeedTable,
+        schedule: Schedule,
         limits: Limits,
         tally: Tally,
         clock: IReactorTime,
+        now: Callable[[], float],
         offers_anonymous: bool,
-        give_way: Callable[[], object],
         challenge: Callable[[bool, str], bytes],
     ) -> None:
         super().__init__(self)
         self.portal = portal
-        self.feeds = feeds
+        self.schedule = schedule
         self.limits = limits
         self.tally = tally
         self.clock = clock
-        self.template = lru_cache(TEMPLATES)(PushTemplate)
-        self.give_way = give_way
+        self.now = now
+        samples = lru_cache(SampleEncoder)
+        self.template = lru_cache(TEMPLATES)(lambda dialect, mind: PushTemplate(samples(dialect), mind))
+        self.give_way = schedule.catch_up
         self.challenge = challenge
         self._offers_anonymous = offers_anonymous
         self.throttle = Throttle()

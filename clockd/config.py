@@ -10,13 +10,13 @@ import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import msgspec
 from msgspec import Meta, Struct
 
 from clockd.errors import Misconfigured
-from clockd.values import Limits
+from clockd.values import EVERYBODY, FEED_NAME, MOST_FEEDS, NOTICES, OTHER, Limits, Seconds
 
 Endpoint = Annotated[str, Meta(min_length=1)]
 
@@ -76,6 +76,78 @@ class Metrics(Struct, frozen=True, forbid_unknown_fields=True):
     listen: Endpoint = "tcp:9464:interface=127.0.0.1"
 
 
+Accounts = tuple[Annotated[str, Meta(min_length=1)], ...]
+
+
+class Feed(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="kind"):
+    """A section `[feeds.NAME]`, of a kind below.
+
+    Attributes:
+        read: Accounts that may subscribe to it; `*` for all.
+    """
+
+    read: Accounts = (EVERYBODY,)
+
+
+class PushFeed(Feed, frozen=True, kw_only=True, tag="push"):
+    """Clients publish it.
+
+    Attributes:
+        publish: Accounts that may; `*` for all.
+    """
+
+    publish: Accounts = ()
+
+
+class HostFeed(Feed, frozen=True, kw_only=True, tag="host"):
+    """The host's own load.
+
+    Attributes:
+        every: Seconds between two samples, while somebody is subscribed.
+    """
+
+    every: Seconds = 1.0
+
+
+class ClockdFeed(Feed, frozen=True, kw_only=True, tag="clockd"):
+    """The service's own rates.
+
+    Attributes:
+        every: As for a host.
+    """
+
+    every: Seconds = 1.0
+
+
+class PrometheusFeed(Feed, frozen=True, kw_only=True, tag="prometheus"):
+    """Metrics that an exporter has for Prometheus.
+
+    Attributes:
+        url: Where they are scraped.
+        metrics: Names of the samples that are published.
+        every: Seconds between two scrapes.
+    """
+
+    url: Annotated[str, Meta(pattern="^https?://[^/]")]
+    metrics: Annotated[tuple[Annotated[str, Meta(min_length=1)], ...], Meta(min_length=1)]
+    every: Seconds = 15.0
+
+
+class PythonFeed(Feed, frozen=True, kw_only=True, tag="python"):
+    """What a plug-in returns: an entry point of the group `clockd.feeds`, a callable without arguments.
+
+    Attributes:
+        plugin: The entry point's name.
+        every: Seconds between two calls, from the end of one to the begin of the next.
+    """
+
+    plugin: Annotated[str, Meta(min_length=1)]
+    every: Seconds = 1.0
+
+
+AnyFeed = PushFeed | HostFeed | ClockdFeed | PrometheusFeed | PythonFeed
+
+
 class Config(Struct, frozen=True, forbid_unknown_fields=True):
     """All of the configuration.
 
@@ -85,6 +157,7 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True):
         auth: Who may log in.
         limits: What peers may ask for.
         metrics: Where Prometheus scrapes.
+        feeds: What can be subscribed to beside the time, by name.
     """
 
     server: Server = Server()
@@ -92,9 +165,13 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True):
     auth: Auth = Auth()
     limits: Limits = Limits()
     metrics: Metrics = Metrics()
+    feeds: Annotated[dict[str, AnyFeed], Meta(max_length=MOST_FEEDS - 1)] = {}  # and the time
 
 
-_SECTIONS: dict[str, type[Struct]] = {field.name: type(field.default) for field in msgspec.structs.fields(Config)}
+_SECTIONS: dict[str, type[Struct]] = {
+    field.name: type(field.default) for field in msgspec.structs.fields(Config) if isinstance(field.default, Struct)
+}
+_KINDS: dict[str, type[Feed]] = {str(kind.__struct_config__.tag): kind for kind in get_args(AnyFeed)}
 
 
 def load(
@@ -125,10 +202,37 @@ def load(
     for (section, key), value in (flags or {}).items():
         _put(tree, section, key, value)
         origins[section, key] = "command line"
+    where = str(file or "defaults")
+    feeds = tree.get("feeds", {})
+    if isinstance(feeds, dict):
+        for name, section in feeds.items():
+            _check_feed(where, name, section)
     try:
         return msgspec.convert(tree, Config, strict=True)
     except msgspec.ValidationError as error:
-        raise Misconfigured(_explain(str(error), str(file or "defaults"), origins)) from error
+        raise Misconfigured(_explain(str(error), where, origins)) from error
+
+
+def _check_feed(where: str, name: str, section: object) -> None:
+    """Raise what is wrong with a feed; msgspec would not say with which."""
+    if not FEED_NAME.fullmatch(name) or name in {"time", NOTICES, OTHER}:
+        raise Misconfigured(
+            f"{where}: feeds.{name}: is no name for a feed: take 1 to 64 of a to z, 0 to 9, dot, dash and underscore, "
+            f"but not time, {NOTICES} or {OTHER}"
+        )
+    kind = section.get("kind") if isinstance(section, dict) else None
+    if not isinstance(kind, str) or kind not in _KINDS:
+        raise Misconfigured(f"{where}: feeds.{name}.kind: is needed, one of: {', '.join(_KINDS)}")
+    try:
+        msgspec.convert(section, _KINDS[kind], strict=True)
+    except msgspec.ValidationError as error:
+        what, _, path = str(error).partition(" - at ")
+        key = "".join(re.findall(r"\w+", path)[:1])
+        if missing := re.search(r"(?:required|unknown) field `(.*)`", what):
+            known = _KINDS[kind].__struct_fields__
+            what = f"no such key; there are: {', '.join(known)}" if "unknown" in what else "is needed"
+            key = missing[1]
+        raise Misconfigured(f"{where}: feeds.{name}.{key}: {what[:1].lower()}{what[1:]}") from error
 
 
 def _read(file: Path) -> dict[str, Any]:
@@ -158,7 +262,7 @@ def _explain(message: str, file: str, origins: Mapping[tuple[str, str], str]) ->
     what, _, path = message.partition(" - at ")
     parts = re.findall(r"\w+", path)
     if unknown := re.search(r"contains unknown field `(.*)`", what):
-        known = _SECTIONS[parts[0]].__struct_fields__ if parts else tuple(_SECTIONS)
+        known = _SECTIONS[parts[0]].__struct_fields__ if parts else Config.__struct_fields__
         near = difflib.get_close_matches(unknown[1], known, n=1)
         hint = f"did you mean {near[0]}?" if near else f"there are: {', '.join(known)}"
         parts.append(unknown[1])

@@ -3,7 +3,7 @@
     ClockdError                     never raised itself
       Refused                       the peer's doing: short, safe to send, no traceback
         InvalidPeriod  InvalidValue  UnknownFeed  UnknownMethod  NotPermitted
-        TooManyConnections  TooManyAttempts  ServerFault
+        TooManyConnections  TooManyAttempts  TooManySubscriptions  TooManyPublishes  ServerFault
         WrongCredentials            also a twisted.cred UnauthorizedLogin
       Misconfigured                 the operator's doing: says where, what, and what to do
         UsersFileError
@@ -53,6 +53,14 @@ class TooManyConnections(Refused):
 
 class TooManyAttempts(Refused):
     """More logins than the server can check at a time."""
+
+
+class TooManySubscriptions(Refused):
+    """The connection has all the subscriptions that it may have."""
+
+
+class TooManyPublishes(Refused):
+    """The account has published as much as it may at a time."""
 
 
 class ServerFault(Refused):

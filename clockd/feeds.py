@@ -1,12 +1,14 @@
-"""The latest sample of each name."""
+"""The latest sample of each name, and who may read and publish it."""
 
-from collections.abc import Callable, Iterable
+import math
+from collections.abc import Callable, Iterable, Mapping
 
+from twisted.internet.interfaces import IReactorTime
 from zope.interface import implementer
 
-from clockd.errors import UnknownFeed
+from clockd.errors import InvalidValue, NotPermitted, UnknownFeed
 from clockd.interfaces import IFeed
-from clockd.values import Sample
+from clockd.values import EVERYBODY, FeedTally, Published, Rights, Sample
 
 
 @implementer(IFeed)
@@ -28,23 +30,150 @@ class ClockFeed:
         return Sample(self.name, None, stamp, stamp)
 
 
-class FeedTable:
-    """The feeds of a server by name.
+@implementer(IFeed)
+class LatestFeed:
+    """A feed of values that are published; each takes the place of the one before.
 
     Args:
-        feeds: All of them.
+        name: The feed's name.
+        encode: Returns the bytes by which a value is told from others, or raises `InvalidValue`.
+        counts: Where it is counted.
+        now: Unix seconds UTC by the host's wall clock.
     """
 
-    def __init__(self, feeds: Iterable[IFeed]) -> None:
-        self._feeds = {feed.name: feed for feed in feeds}
+    def __init__(
+        self, name: str, encode: Callable[[object], bytes], counts: FeedTally, now: Callable[[], float]
+    ) -> None:
+        self.name = name
+        self._encode = encode
+        self._counts = counts
+        self._now = now
+        self._latest: Published | None = None
+        self._sequence = 0
+        self._version = 0
+        self._encoded = b""
 
-    def __getitem__(self, name: object) -> IFeed:
-        """Return a feed.
+    def latest(self) -> Published | None:
+        """Return what was published last."""
+        return self._latest
+
+    def publish(self, value: object, stamp: object = None) -> int:
+        """Put a value in force.
+
+        Args:
+            value: None, bool, int, float, str, bytes, or lists, tuples and dicts of these; not to be changed any more.
+            stamp: When it was true, Unix seconds UTC; None for now.
+
+        Returns:
+            The sample's number, from 1.
+
+        Raises:
+            InvalidValue: The value, or the stamp, is something else. The latest sample stays.
+        """
+        encoded = self._encode(value)
+        moment = self._now() if stamp is None else _moment(stamp)
+        self._sequence += 1
+        if encoded != self._encoded:
+            self._encoded = encoded
+            self._version += 1
+        self._latest = Published(self.name, self._sequence, moment, value, self._version)
+        self._counts.updates += 1
+        self._counts.updated = self._now()
+        return self._sequence
+
+
+class SampledFeed(LatestFeed):
+    """A feed that takes a sample when somebody wants one and the last is old; without subscribers it costs nothing.
+
+    Args:
+        name, encode, counts, now: As for `LatestFeed`.
+        take: Returns a value, quickly.
+        every: Seconds between two samples.
+        clock: Monotonic time.
+        report: Is told the feed's name and why there is no new sample.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        encode: Callable[[object], bytes],
+        counts: FeedTally,
+        now: Callable[[], float],
+        take: Callable[[], object],
+        every: float,
+        clock: IReactorTime,
+        report: Callable[[str, Exception], object],
+    ) -> None:
+        super().__init__(name, encode, counts, now)
+        self._take = take
+        self._every = every
+        self._clock = clock
+        self._report = report
+        self._taken = -math.inf
+
+    def latest(self) -> Published | None:
+        """Return the latest sample, taken now if the one before is old."""
+        moment = self._clock.seconds()
+        if moment - self._taken >= self._every:
+            self._taken = moment
+            try:
+                self.publish(self._take())
+            except Exception as error:  # noqa: BLE001  # those who are pushed other feeds must not suffer
+                self._report(self.name, error)
+        return super().latest()
+
+
+class FeedTable:
+    """The feeds of a server, and who may do what with each.
+
+    Args:
+        feeds: All of them, with their rights.
+    """
+
+    def __init__(self, feeds: Iterable[tuple[IFeed, Rights]]) -> None:
+        self._feeds: Mapping[str, tuple[IFeed, Rights]] = {feed.name: (feed, rights) for feed, rights in feeds}
+
+    def readable(self, account: str) -> list[str]:
+        """Return the names of the feeds that an account may read."""
+        return [name for name, (_, rights) in self._feeds.items() if _allows(rights.read, account)]
+
+    def to_read(self, name: object, account: str) -> IFeed:
+        """Return a feed, for who would read it.
 
         Raises:
             UnknownFeed: `name` is not the name of a feed of this server.
+            NotPermitted: The account may not read it.
         """
-        feed = self._feeds.get(name) if isinstance(name, str) else None
-        if feed is None:
-            raise UnknownFeed(f"there is no such feed; there are: {', '.join(self._feeds)}")
+        feed, rights = self._find(name)
+        if not _allows(rights.read, account):
+            raise NotPermitted("this account may not read that feed; feeds() returns those that it may")
         return feed
+
+    def to_publish(self, name: object, account: str) -> LatestFeed:
+        """Return a feed, for who would publish to it; raises as `to_read` does."""
+        feed, rights = self._find(name)
+        if not (isinstance(feed, LatestFeed) and _allows(rights.publish, account)):
+            raise NotPermitted("this account may not publish to that feed")
+        return feed
+
+    def _find(self, name: object) -> tuple[IFeed, Rights]:
+        found = self._feeds.get(name) if isinstance(name, str) else None
+        if found is None:
+            raise UnknownFeed("there is no such feed; feeds() returns those that you may read")
+        return found
+
+
+def _allows(names: tuple[str, ...], account: str) -> bool:
+    return EVERYBODY in names or account in names
+
+
+def _moment(stamp: object) -> float:
+    """Return a stamp as a float."""
+    if type(stamp) in {int, float}:
+        try:
+            moment = float(stamp)  # type: ignore[arg-type]  # it is a number
+        except OverflowError:
+            moment = math.inf
+        if math.isfinite(moment):
+            return moment
+    raise InvalidValue("a stamp is a finite number of Unix seconds")

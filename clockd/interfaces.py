@@ -3,7 +3,7 @@
 Rules of this module: an interface is documented here in full; what implements it adds only what is its own.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from twisted.cred.credentials import ICredentials
 from zope.interface import Attribute, Interface
@@ -16,8 +16,11 @@ class IFeed(Interface):
 
     name: str = Attribute("The feed's name, `[a-z0-9_.-]{1,64}`.")
 
-    def latest() -> Sample:
-        """Return the newest sample, taken now if the feed can."""
+    def latest() -> Sample | None:
+        """Return the newest sample, taken now if the feed can; None if there was none yet.
+
+        A feed whose value may stay the same returns a `Published`.
+        """
 
 
 class ISink(Interface):
@@ -30,6 +33,15 @@ class ISink(Interface):
             False if it was skipped: the sink remembers that this feed is owed, and pulls the feed's newest sample
             when its window opens.
         """
+
+    def pull_from(pull: Callable[[str], Sample | None]) -> None:
+        """Have `pull` asked for the newest sample of a feed that is owed; None means that nothing is owed any more."""
+
+    def take_notices(wanted: bool = True) -> None:
+        """Have the client told notices from now on, or no more."""
+
+    def notify(notice: Mapping[str, object]) -> None:
+        """Tell the client something of its connection, at once; as `NOTICES` and nobody's sample."""
 
 
 class IPeerCertificate(ICredentials):

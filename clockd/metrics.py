@@ -30,12 +30,15 @@ from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Request, Site
 
 from clockd import __version__
-from clockd.values import Histogram, Tally
+from clockd.values import OTHER, FeedTally, Histogram, Tally
 
 InThread = Callable[[Callable[[], list[Metric]]], Deferred[list[Metric]]]
 
 HTTP_CONNECTIONS = 32
 """As many connections the HTTP side has at most."""
+
+LABELLED_FEEDS = 32
+"""As many feeds have labels of their own."""
 
 RATE_SECONDS = 10
 """What the achieved rate is an average over."""
@@ -57,7 +60,7 @@ class TallyCollector(Collector):
 
     def remember(self) -> None:
         """Note how many pushes there were; called once a second."""
-        pushes = {name: feed.pushes for name, feed in self._tally.feeds.items()}
+        pushes = {name: feed.pushes for name, feed in _shown(self._tally.feeds).items()}
         self._history.append((self._clock.seconds(), pushes))
 
     def collect(self) -> Iterator[Metric]:
@@ -103,18 +106,17 @@ class TallyCollector(Collector):
         yield logins
 
     def _feeds(self) -> Iterator[Metric]:
-        feeds = self._tally.feeds
-        yield _gauge(
-            "clockd_subscriptions",
-            "Running subscriptions.",
-            "feed",
-            {n: f.subscriptions for n, f in feeds.items()},
-        )
-        yield _gauge(
+        feeds = _shown(self._tally.feeds)
+
+        def each(kind: Callable[..., Metric], name: str, text: str, value: Callable[[FeedTally], float]) -> Metric:
+            return kind(name, text, "feed", {name: value(feed) for name, feed in feeds.items()})
+
+        yield each(_gauge, "clockd_subscriptions", "Running subscriptions.", lambda feed: feed.subscriptions)
+        yield each(
+            _gauge,
             "clockd_push_requested_hertz",
             "Pushes a second that the running subscriptions ask for.",
-            "feed",
-            {name: feed.requested for name, feed in feeds.items()},
+            lambda feed: feed.requested,
         )
         yield _gauge(
             "clockd_push_achieved_hertz",
@@ -122,20 +124,39 @@ class TallyCollector(Collector):
             "feed",
             {name: self._achieved(name, feed.pushes) for name, feed in feeds.items()},
         )
-        yield _counter("clockd_pushes", "Pushes written.", "feed", {n: f.pushes for n, f in feeds.items()})
-        yield _counter(
-            "clockd_push_bytes", "Bytes of pushes, before TLS.", "feed", {n: f.bytes for n, f in feeds.items()}
-        )
+        yield each(_counter, "clockd_pushes", "Pushes written.", lambda feed: feed.pushes)
+        yield each(_counter, "clockd_push_bytes", "Bytes of pushes, before TLS.", lambda feed: feed.bytes)
         skipped = CounterMetricFamily("clockd_pushes_skipped", "Ticks that pushed nothing.", labels=("feed", "reason"))
         for name, feed in feeds.items():
             for reason, count in feed.skipped.items():
                 skipped.add_metric((name, reason), count)
         yield skipped
+        feeds = {name: feed for name, feed in feeds.items() if name != "time"}  # nobody publishes the time
+        yield each(_counter, "clockd_feed_updates", "Samples that were published.", lambda feed: feed.updates)
+        yield each(
+            _counter, "clockd_feed_errors", "Samples that could not be had or were refused.", lambda feed: feed.errors
+        )
+        yield _gauge(
+            "clockd_feed_last_update_timestamp_seconds",
+            "When a sample was published last, Unix seconds; nothing before the first.",
+            "feed",
+            {name: feed.updated for name, feed in feeds.items() if feed.updated is not None},
+        )
 
     def _achieved(self, name: str, pushes: int) -> float:
         then, before = self._history[0]
         passed = self._clock.seconds() - then
         return (pushes - before.get(name, 0)) / passed if passed > 0 else 0.0
+
+
+def _shown(feeds: dict[str, FeedTally]) -> dict[str, FeedTally]:
+    """Return what is counted by feed, where the first so many have labels of their own and the rest shares one."""
+    if len(feeds) <= LABELLED_FEEDS:
+        return feeds
+    names = list(feeds)
+    return {name: feeds[name] for name in names[:LABELLED_FEEDS]} | {
+        OTHER: FeedTally.sum(feeds[name] for name in names[LABELLED_FEEDS:])
+    }
 
 
 def _labelled(

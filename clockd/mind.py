@@ -5,15 +5,16 @@ Rules of this module: it is the hot path. No logging, no formatting; a change he
 """
 
 import math
+from collections.abc import Callable, Mapping
+from itertools import count
 from typing import Protocol
 
 from twisted.internet.interfaces import IReactorTime
 from zope.interface import implementer
 
-from clockd.feeds import FeedTable
 from clockd.interfaces import ISink
 from clockd.transport import Outlet, WrappedOutlet
-from clockd.values import Limits, Sample, Tally
+from clockd.values import NOTICES, Limits, Sample, Tally
 from clockd.window import HOLD, PUSHES_BETWEEN_ASKS, SEND, AckWindow
 from clockd.wire import PushTemplate
 
@@ -34,19 +35,37 @@ class Connection(Protocol):
         """Close the connection at once, for one of `CLOSE_REASONS`."""
 
 
+class _Touched:
+    """What each push touches, in one place of the memory: slots of a base class come first."""
+
+    __slots__ = (
+        "_buffer_bytes",
+        "_free_until",
+        "_gathered_bytes",
+        "_outlet",
+        "_seconds",
+        "_tally",
+        "_template",
+        "_unasked",
+    )
+
+
 @implementer(ISink)
-class RemoteMind:
+class RemoteMind(_Touched):
     """Pushes to a client one-way, and now and then asks for an answer.
+
+    The time goes out at once. Other samples that are due together are gathered, and go out as one.
 
     Args:
         reference: The mind; held for as long as the session lasts, because once dropped the client would forget it.
         connection: Where it lives.
         outlet: Takes bytes for the client, and knows what is unsent.
         template: The bytes of a push.
-        feeds: Where the newest sample of a feed that is owed is found.
         limits: When answers are overdue, silence is too long, and too much is unsent.
         tally: Where pushes are counted.
         clock: Monotonic time.
+        now: Unix seconds UTC by the host's wall clock, for notices.
+        finish_soon: As `Schedule.finish_soon`; has gathered samples sent.
 
     Attributes:
         window: Its asks and answers.
@@ -55,18 +74,15 @@ class RemoteMind:
     """
 
     __slots__ = (
-        "_buffer_bytes",
         "_connection",
-        "_feeds",
-        "_free_until",
-        "_outlet",
+        "_finish_soon",
+        "_gathered",
+        "_notices",
+        "_now",
         "_probing",
+        "_pull",
         "_reference",
-        "_seconds",
         "_suspected",
-        "_tally",
-        "_template",
-        "_unasked",
         "awaited",
         "request",
         "window",
@@ -78,16 +94,16 @@ class RemoteMind:
         connection: Connection,
         outlet: Outlet | WrappedOutlet,
         template: PushTemplate,
-        feeds: FeedTable,
         limits: Limits,
         tally: Tally,
         clock: IReactorTime,
+        now: Callable[[], float],
+        finish_soon: Callable[[Callable[[], int]], bool],
     ) -> None:
         self._reference = reference
         self._connection = connection
         self._outlet = outlet
         self._template = template
-        self._feeds = feeds
         self._buffer_bytes = limits.buffer_bytes
         self._tally = tally
         self._seconds = clock.seconds
@@ -95,31 +111,53 @@ class RemoteMind:
         self._unasked = 0
         self._suspected = False
         self._probing = False
+        self._gathered: list[bytes] | None = None
+        self._gathered_bytes = 0
+        self._pull: Callable[[str], Sample | None] = _nothing
+        self._notices: count[int] | None = None
+        self._now = now
+        self._finish_soon = finish_soon
         self.window = AckWindow(limits.ack_seconds, limits.stale_seconds, clock.seconds())
         self.request: int | None = None
         self.awaited: bytes | None = None
 
     def push(self, sample: Sample) -> bool:
-        """Send a sample of the feed `time`, unless an answer is overdue or too much is unsent."""
+        """Send a sample, unless an answer is overdue or too much is unsent."""
         outlet = self._outlet
-        if outlet.unsent > self._buffer_bytes:
+        if outlet.unsent + self._gathered_bytes > self._buffer_bytes:
             self._connection.owe()
             return self._skip(sample.feed, "buffer")
         seconds = self._seconds  # not self._seconds(): a call by way of a slot takes 40 ns more
         if seconds() < self._free_until:
             if self._unasked <= PUSHES_BETWEEN_ASKS:  # more makes no difference, and small ints are not allocated
                 self._unasked += 1
-            data = self._template.one_way(sample.stamp)
+            data = self._template.one_way(sample)
         else:
             admitted = self._admitted(sample)
             if admitted is None:
                 return self._skip(sample.feed, "unacknowledged")
             data = admitted
-        outlet.write(data)
+        if sample.sequence is None:
+            outlet.write(data)
+        else:
+            self._gather(data)
         counts = self._tally.feeds[sample.feed]
         counts.pushes += 1
         counts.bytes += len(data)
         return True
+
+    def pull_from(self, pull: Callable[[str], Sample | None]) -> None:
+        """See `ISink`."""
+        self._pull = pull
+
+    def take_notices(self, wanted: bool = True) -> None:
+        """See `ISink`."""
+        self._notices = count(1) if wanted else None
+
+    def notify(self, notice: Mapping[str, object]) -> None:
+        """See `ISink`."""
+        if self._notices is not None and self._outlet.unsent <= self._buffer_bytes:
+            self._outlet.write(self._template.one_way(Sample(NOTICES, next(self._notices), self._now(), dict(notice))))
 
     def heard(self, error: bool) -> None:
         """Take the answer to the question that is open.
@@ -176,8 +214,24 @@ class RemoteMind:
         window.owed.pop(sample.feed, None)
         self._free_until = -math.inf if window.owed else window.free_until
         if verdict is SEND:
-            return self._template.one_way(sample.stamp)
-        return self._template.asking(self._question(probing=False), sample.stamp)
+            return self._template.one_way(sample)
+        return self._template.asking(self._question(probing=False), sample)
+
+    def _gather(self, data: bytes) -> None:
+        """Send the bytes of a sample, with those of others if there are more to come."""
+        if self._gathered is None:
+            if not self._finish_soon(self._send_gathered):
+                self._outlet.write(data)
+                return
+            self._gathered = []
+        self._gathered.append(data)
+        self._gathered_bytes += len(data)
+
+    def _send_gathered(self) -> int:
+        gathered, self._gathered, self._gathered_bytes = self._gathered or [], None, 0
+        if gathered:
+            self._outlet.write(b"".join(gathered))
+        return len(gathered)
 
     def _skip(self, feed: str, reason: str) -> bool:
         self._tally.feeds[feed].skipped[reason] += 1
@@ -192,5 +246,16 @@ class RemoteMind:
         return request
 
     def _settle(self) -> None:
-        for name in self.window.settle():
-            self.push(self._feeds[name].latest())
+        owed = self.window.settle()
+        if not owed:
+            return
+        self._gathered = self._gathered or []
+        for name in owed:
+            sample = self._pull(name)
+            if sample is not None:
+                self.push(sample)
+        self._send_gathered()
+
+
+def _nothing(feed: str) -> None:
+    """Return that nothing is owed."""

@@ -6,13 +6,36 @@ from twisted.cred.portal import IRealm
 from twisted.spread import pb
 from zope.interface import Interface, implementer
 
-from clockd.errors import TooManyConnections, UnknownFeed
+from clockd.errors import InvalidValue, TooManyConnections, TooManyPublishes, TooManySubscriptions, UnknownFeed
 from clockd.feeds import FeedTable
 from clockd.interfaces import ISession, ISink
 from clockd.schedule import Schedule
-from clockd.subscription import Newest, Subscription
+from clockd.subscription import ChangeSubscription, Newest, Subscription
 from clockd.users import ANONYMOUS
-from clockd.values import Limits, Tally
+from clockd.values import NOTICES, Limits, Sample, Tally
+
+
+class PublishRates:
+    """How much each account has published lately.
+
+    Args:
+        most: Samples an account may publish in a second, and as many at a time.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._paid: dict[str, float] = {}  # until when an account's samples have used up its rate
+
+    def take(self, account: str, now: float) -> None:
+        """Note that an account publishes a sample.
+
+        Raises:
+            TooManyPublishes: It has published as much as it may.
+        """
+        paid = max(self._paid.get(account, now), now)
+        if (paid - now) * self._most > self._most - 0.5:  # half a sample is less than any, and more than rounding
+            raise TooManyPublishes(f"an account may publish {self._most} samples a second")
+        self._paid[account] = paid + 1 / self._most
 
 
 @implementer(ISession)
@@ -23,20 +46,29 @@ class ClockAvatar(pb.Avatar):
 
     Args:
         account: The account's name.
-        subscriptions: By feed name; running from `begin` to `logout`.
+        sink: Takes the pushes.
+        desk: Where feeds are found.
         tally: Where active avatars are counted.
         release: Called once, on logout.
+
+    Attributes:
+        account: As given.
+        subscriptions: By feed name; running from `begin` to `logout`.
     """
 
     def __init__(
         self,
         account: str,
-        subscriptions: dict[str, Subscription],
+        sink: ISink,
+        desk: "FeedDesk",
         tally: Tally,
         release: Callable[[], object],
     ) -> None:
         self.account = account
-        self.subscriptions = subscriptions
+        self.subscriptions = {"time": desk.subscription("time", account, sink)}
+        self._former: dict[str, Subscription] = {}
+        self._sink = sink
+        self._desk = desk
         self._tally = tally
         self._release = release
         self._active = False
@@ -48,6 +80,7 @@ class ClockAvatar(pb.Avatar):
             return
         self._active = True
         self._tally.avatars += 1
+        self._sink.pull_from(self._pull)
         for subscription in self.subscriptions.values():
             subscription.start()
 
@@ -73,6 +106,114 @@ class ClockAvatar(pb.Avatar):
             self._tally.periods["refused"] += 1
             raise UnknownFeed(f"not subscribed to that feed; subscribed: {', '.join(self.subscriptions)}")
         return subscription.set_period(period)
+
+    def perspective_subscribe(self, feed: object, period: object = None, deadband: object = None) -> float:
+        """Have a feed pushed; if it is already, have its period and deadband replaced.
+
+        Args:
+            feed: Its name; `server` for notices.
+            period: As for `Subscription.set_period`; None for the default.
+            deadband: As for `Subscription.deadband_for`.
+
+        Returns:
+            The period granted, in seconds; 0 for notices.
+
+        Raises:
+            UnknownFeed: There is no such feed.
+            NotPermitted: The account may not read it.
+            TooManySubscriptions: The connection has all it may have.
+        """
+        if feed == NOTICES:
+            self._sink.take_notices()
+            return 0.0
+        subscription = self._find(feed)
+        wanted = subscription.deadband_for(deadband)
+        granted = subscription.set_period(self._desk.limits.default_period if period is None else period)
+        subscription.deadband = wanted
+        name = str(feed)
+        self._former.pop(name, None)
+        self.subscriptions[name] = subscription
+        if self._active and not self._out:
+            subscription.start()
+        return granted
+
+    def perspective_unsubscribe(self, feed: object) -> None:
+        """Have a feed pushed no more; nothing, if it is not."""
+        if feed == NOTICES:
+            self._sink.take_notices(False)
+        subscription = self.subscriptions.pop(feed, None) if isinstance(feed, str) else None
+        if subscription is not None:
+            subscription.stop()
+            self._former[str(feed)] = subscription
+
+    def perspective_feeds(self) -> list[str]:
+        """Return the names of the feeds that this account may read."""
+        return self._desk.feeds.readable(self.account)
+
+    def perspective_publish(self, feed: object, value: object, stamp: object = None) -> int:
+        """Put a value of a feed in force; see `LatestFeed.publish`.
+
+        Raises:
+            UnknownFeed: There is no such feed.
+            NotPermitted: The account may not publish to it.
+            TooManyPublishes: The account has published as much as it may.
+        """
+        return self._desk.publish(feed, self.account, value, stamp)
+
+    def _find(self, feed: object) -> Subscription:
+        subscription = self.subscriptions.get(feed) if isinstance(feed, str) else None
+        if subscription is not None:
+            return subscription
+        made = self._desk.subscription(feed, self.account, self._sink)
+        if len(self.subscriptions) >= self._desk.limits.subscriptions:
+            raise TooManySubscriptions(f"a connection may have {self._desk.limits.subscriptions} subscriptions")
+        return self._former.get(str(feed), made)
+
+    def _pull(self, feed: str) -> Sample | None:
+        subscription = self.subscriptions.get(feed)
+        return None if subscription is None else subscription.pull()
+
+
+class FeedDesk:
+    """Where avatars find feeds: makes subscriptions, takes what is published.
+
+    Args:
+        feeds: What there is.
+        schedule: Runs the subscriptions.
+        limits: What clients may ask for.
+        tally: Where it is counted.
+
+    Attributes:
+        feeds: As given.
+        limits: As given.
+    """
+
+    def __init__(self, feeds: FeedTable, schedule: Schedule, limits: Limits, tally: Tally) -> None:
+        self.feeds = feeds
+        self.limits = limits
+        self._schedule = schedule
+        self._tally = tally
+        self._newest: dict[str, Newest] = {}
+        self._rates = PublishRates(limits.publishes_per_second)
+
+    def subscription(self, name: object, account: str, sink: ISink) -> Subscription:
+        """Return a subscription that has not begun; raises as `FeedTable.to_read` does."""
+        feed = self.feeds.to_read(name, account)
+        newest = self._newest.get(feed.name)
+        if newest is None:
+            newest = self._newest[feed.name] = Newest(feed, self._schedule, self._tally)
+        kind = Subscription if feed.name == "time" else ChangeSubscription
+        return kind(newest, sink, self.limits)
+
+    def publish(self, name: object, account: str, value: object, stamp: object) -> int:
+        """Publish a sample; raises as `FeedTable.to_publish`, `PublishRates.take` and `LatestFeed.publish` do."""
+        feed = self.feeds.to_publish(name, account)
+        self._rates.take(account, self._schedule.clock.seconds())
+        try:
+            return feed.publish(value, stamp)
+        except InvalidValue:
+            self._tally.feed(feed.name).errors += 1
+            raise
 
 
 class Roster:
@@ -114,16 +255,13 @@ class ClockRealm:
 
     Args:
         roster: Who may come in.
-        feeds: What there is to subscribe to.
-        schedule: Runs the subscriptions.
-        limits: Which periods are granted.
+        desk: Where avatars find feeds.
         tally: Where it is counted.
     """
 
-    def __init__(self, roster: Roster, feeds: FeedTable, schedule: Schedule, limits: Limits, tally: Tally) -> None:
+    def __init__(self, roster: Roster, desk: FeedDesk, tally: Tally) -> None:
         self._roster = roster
-        self._time = Newest(feeds["time"], schedule, tally)
-        self._limits = limits
+        self._desk = desk
         self._tally = tally
 
     def requestAvatar(
@@ -143,7 +281,6 @@ class ClockRealm:
         if pb.IPerspective not in interfaces:
             raise NotImplementedError("this realm has perspectives only")
         account = avatarId.decode() if isinstance(avatarId, bytes) else ANONYMOUS
-        subscription = Subscription(self._time, ISink(mind), self._limits)
-        release = self._roster.admit(account)
-        avatar = ClockAvatar(account, {"time": subscription}, self._tally, release)
+        sink = ISink(mind)
+        avatar = ClockAvatar(account, sink, self._desk, self._tally, self._roster.admit(account))
         return pb.IPerspective, avatar, avatar.logout

@@ -45,6 +45,8 @@ class Schedule:
         missed: During a call, how many whole periods before it were slept through.
     """
 
+    _log = Logger()
+
     def __init__(self, clock: IReactorTime, lateness: Histogram) -> None:
         self.clock = clock
         self._lateness = lateness
@@ -56,6 +58,8 @@ class Schedule:
         self._serial = count()
         self._calls: Iterator[None] | None = None  # what is left of the calls that are due
         self._gone: list[Membership] = []  # who left meanwhile
+        self._firing = False
+        self._finishing: list[tuple[float, Callable[[], int]]] = []  # when it was due, and what makes it done
         self._wake_up: IDelayedCall | None = None
         self._wake_at = 0.0
 
@@ -90,6 +94,19 @@ class Schedule:
         if self._wake_up is not None and self._wake_at <= self.clock.seconds():
             self._wake_up.cancel()
             self._wake()
+
+    def finish_soon(self, finish: Callable[[], int]) -> bool:
+        """Have something done once the calls have been made that are due now, or before others have their turn.
+
+        Args:
+            finish: Does it, and returns for how many calls; these count as late as it is.
+
+        Returns:
+            Whether it will be called: False outside of a call.
+        """
+        if self._firing:
+            self._finishing.append((self.due, finish))
+        return self._firing
 
     def exit(self, membership: "Membership") -> None:
         """Take a membership out of its cohort."""
@@ -129,13 +146,27 @@ class Schedule:
         started = self.clock.seconds()
         if self._calls is None:
             self._calls = self._fire()
+        self._firing = True
         for _ in self._calls:
             if self.clock.seconds() - started >= FIRING_SECONDS:
                 self._wake_by(started)
-                return
-        self._calls = None
-        if self._firings:
-            self._wake_by(self._firings[0][0])
+                break
+        else:
+            self._calls = None
+            if self._firings:
+                self._wake_by(self._firings[0][0])
+        self._firing = False
+        self._finish()
+
+    def _finish(self) -> None:
+        for due, finish in self._finishing:
+            try:
+                made = finish()
+            except Exception:  # noqa: BLE001  # as for a call
+                self._log.failure("what the calls of a timer had begun could not be done")
+            else:
+                self._lateness.observe(self.clock.seconds() - due, made)
+        self._finishing.clear()
 
     def _fire(self) -> Iterator[None]:
         """Make all calls that are due; what iterates may stop at any step and go on later."""

@@ -24,17 +24,18 @@ from clockd import __version__
 from clockd.auth import AccountChecker, CertificateChecker
 from clockd.broker import SWEEPS, ClockServerFactory, printable_address
 from clockd.certificate import ServerTLS
-from clockd.config import Config, Tls
+from clockd.config import Config, Feed, PushFeed, Tls
 from clockd.errors import CannotListen, Misconfigured
-from clockd.feeds import ClockFeed, FeedTable
+from clockd.feeds import ClockFeed, FeedTable, LatestFeed
 from clockd.logs import count_errors
 from clockd.metrics import NewestStay, TallyCollector, metrics_site
 from clockd.passwords import PasswordPool, new_hasher
-from clockd.realm import ClockRealm, Roster
+from clockd.realm import ClockRealm, FeedDesk, Roster
 from clockd.schedule import Schedule
 from clockd.transport import TLSFactory, prepare
 from clockd.users import UsersFile
-from clockd.values import Histogram, Tally
+from clockd.values import Histogram, Rights, Tally
+from clockd.wire import ValueEncoder
 
 SECOND = 1.0
 """Seconds between the service's looks at its connections and at its own pace."""
@@ -251,10 +252,17 @@ def make_service(config: Config, reactor: Any, now: Callable[[], float]) -> Cloc
     """
     clock: IReactorTime = reactor
     tally = Tally()
-    feeds = FeedTable([ClockFeed(now)])
     tally.feed("time")
+    encode = ValueEncoder(b"pb").encode
+    feeds = FeedTable(
+        [
+            (ClockFeed(now), Rights()),
+            *((LatestFeed(name, encode, tally.feed(name), now), _rights(feed)) for name, feed in config.feeds.items()),
+        ]
+    )
     schedule = Schedule(clock, tally.lateness)
-    realm = ClockRealm(Roster(config.limits.connections_per_account), feeds, schedule, config.limits, tally)
+    desk = FeedDesk(feeds, schedule, config.limits, tally)
+    realm = ClockRealm(Roster(config.limits.connections_per_account), desk, tally)
     users = UsersFile(Path(config.auth.users))
     users.load()
     passwords = PasswordPool(reactor, new_hasher(), len(os.sched_getaffinity(0)))
@@ -264,12 +272,12 @@ def make_service(config: Config, reactor: Any, now: Callable[[], float]) -> Cloc
         checkers.append(AllowAnonymousAccess())
     factory = ClockServerFactory(
         Portal(realm, checkers),
-        feeds,
+        schedule,
         config.limits,
         tally,
         clock,
+        now,
         config.auth.anonymous,
-        schedule.catch_up,
         accounts.challenge,
     )
     tls = _server_tls(config.tls)
@@ -299,6 +307,10 @@ def make_service(config: Config, reactor: Any, now: Callable[[], float]) -> Cloc
         timer.clock = clock
         timer.setServiceParent(service)
     return service
+
+
+def _rights(feed: Feed) -> Rights:
+    return Rights(feed.read, feed.publish if isinstance(feed, PushFeed) else ())
 
 
 def _server_tls(config: Tls) -> ServerTLS | None:

@@ -5,8 +5,9 @@ thread and read by `metrics`.
 """
 
 import math
+import re
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from socket import AF_INET6, inet_ntoa, inet_ntop, inet_pton
 from typing import Annotated, Literal, TypeGuard
 
@@ -16,6 +17,19 @@ MAX_SECONDS = 366 * 86400.0
 """The longest time that any setting in seconds may name: a year."""
 
 Seconds = Annotated[float, Meta(gt=0, le=MAX_SECONDS)]
+
+EVERYBODY = "*"
+"""Stands for all accounts."""
+
+FEED_NAME = re.compile(r"[a-z0-9_.-]{1,64}")
+NOTICES = "server"
+"""The name under which notices come; no feed's."""
+
+OTHER = "other"
+"""Under this name the metrics gather feeds that have no labels of their own; no feed's."""
+
+MOST_FEEDS = 256
+"""Feeds a server may have."""
 
 _MAPPED = bytes(10) + b"\xff\xff"
 """How an IPv4 address mapped into IPv6 begins (RFC 4291, 2.5.5.2)."""
@@ -35,6 +49,16 @@ class Sample(Struct, frozen=True, gc=False):
     sequence: int | None
     stamp: float
     value: object
+
+
+class Published(Sample, frozen=True, gc=False):
+    """A sample of a feed whose values may stay the same.
+
+    Attributes:
+        version: Goes up with each value that differs from the one before.
+    """
+
+    version: int
 
 
 class Reading(Sample, frozen=True, gc=False):
@@ -69,6 +93,18 @@ class Account(Struct, frozen=True):
     salt: bytes = b""
 
 
+class Rights(Struct, frozen=True):
+    """Who may do what with a feed; names of accounts, or `*` for all.
+
+    Attributes:
+        read: Who may subscribe to it.
+        publish: Who may publish to it.
+    """
+
+    read: tuple[str, ...] = (EVERYBODY,)
+    publish: tuple[str, ...] = ()
+
+
 class Limits(Struct, frozen=True, forbid_unknown_fields=True):
     """What a peer may ask for; the section `[limits]` of the configuration.
 
@@ -76,6 +112,7 @@ class Limits(Struct, frozen=True, forbid_unknown_fields=True):
         default_period: Seconds between pushes after login, within `min_period`..`max_period`.
         min_period: Shortest period granted, in seconds.
         max_period: Longest period granted, in seconds.
+        max_silence: A value that stays the same is pushed again after so many seconds.
         connections: Connections that may be logged in at a time, 1 or more.
         connections_per_account: Connections an account may have at a time, 1 or more; not for `anonymous`.
         connections_per_address: Connections an address may have at a time; 0 for any number.
@@ -83,6 +120,8 @@ class Limits(Struct, frozen=True, forbid_unknown_fields=True):
         pending_per_address: As many of one address.
         login_seconds: Time to log in, from the moment a connection is accepted, 0.05 to 86400 s.
         message_bytes: Longest message that is taken of a client, 1024 to 655360.
+        subscriptions: Feeds that a connection may be subscribed to at a time, `time` among them.
+        publishes_per_second: Samples that an account may publish, and as many at a time.
         buffer_bytes: Unsent bytes of a connection over which pushes are skipped; twice as many end it.
         ack_seconds: An answer asked for is overdue after this long, 0.05 to 86400 s.
         stale_seconds: No sign of life for this long ends the connection, 0.05 to 86400 s.
@@ -91,6 +130,7 @@ class Limits(Struct, frozen=True, forbid_unknown_fields=True):
     default_period: Seconds = 1.0
     min_period: Seconds = 0.01
     max_period: Seconds = 86400.0
+    max_silence: Seconds = 30.0
     connections: Annotated[int, Meta(ge=1, le=1_000_000)] = 10000
     connections_per_account: Annotated[int, Meta(ge=1, le=1_000_000)] = 16
     connections_per_address: Annotated[int, Meta(ge=0, le=1_000_000)] = 0
@@ -98,6 +138,8 @@ class Limits(Struct, frozen=True, forbid_unknown_fields=True):
     pending_per_address: Annotated[int, Meta(ge=1, le=1_000_000)] = 64
     login_seconds: Annotated[float, Meta(ge=0.05, le=86400)] = 10.0
     message_bytes: Annotated[int, Meta(ge=1024, le=655_360)] = 16384
+    subscriptions: Annotated[int, Meta(ge=1, le=MOST_FEEDS)] = 64
+    publishes_per_second: Annotated[int, Meta(ge=1, le=1_000_000)] = 10000
     buffer_bytes: Annotated[int, Meta(ge=4096, le=1_073_741_824)] = 65536
     ack_seconds: Annotated[float, Meta(ge=0.05, le=86400)] = 1.0
     stale_seconds: Annotated[float, Meta(ge=0.05, le=86400)] = 30.0
@@ -192,9 +234,12 @@ class FeedTally:
         skipped: Ticks that wrote nothing, by reason.
         subscriptions: Running subscriptions.
         requested: Sum of 1/period over them, in hertz.
+        updates: Samples that were published.
+        errors: Samples that could not be had, or taken.
+        updated: When the last one was published, Unix seconds; None before the first.
     """
 
-    __slots__ = ("bytes", "pushes", "requested", "skipped", "subscriptions")
+    __slots__ = ("bytes", "errors", "pushes", "requested", "skipped", "subscriptions", "updated", "updates")
 
     def __init__(self) -> None:
         self.pushes = 0
@@ -202,6 +247,22 @@ class FeedTally:
         self.skipped = dict.fromkeys(SKIP_REASONS, 0)
         self.subscriptions = 0
         self.requested = 0.0
+        self.updates = 0
+        self.errors = 0
+        self.updated: float | None = None
+
+    @classmethod
+    def sum(cls, others: Iterable["FeedTally"]) -> "FeedTally":
+        """Return the counts of several feeds together."""
+        found = cls()
+        for other in others:
+            for name in ("bytes", "errors", "pushes", "requested", "subscriptions", "updates"):
+                setattr(found, name, getattr(found, name) + getattr(other, name))
+            for reason, count in other.skipped.items():
+                found.skipped[reason] += count
+            if other.updated is not None:
+                found.updated = max(other.updated, found.updated or other.updated)
+        return found
 
     def subscribed(self, period: float) -> None:
         """Count a subscription that begins."""
@@ -258,6 +319,11 @@ def is_period(period: object) -> TypeGuard[float]:
     if type(period) is int:
         return period > 0
     return type(period) is float and math.isfinite(period) and period > 0
+
+
+def is_deadband(deadband: object) -> TypeGuard[float]:
+    """Tell whether `deadband` is a finite number >= 0, and no bool."""
+    return (deadband == 0 and type(deadband) in {int, float}) or is_period(deadband)
 
 
 def address_key(address: str) -> str:

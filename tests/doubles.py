@@ -22,10 +22,10 @@ from clockd.auth import AccountChecker, IChallengeResponse
 from clockd.broker import ClockServerFactory
 from clockd.feeds import ClockFeed, FeedTable
 from clockd.interfaces import ISink
-from clockd.realm import ClockRealm, Roster
+from clockd.realm import ClockRealm, FeedDesk, Roster
 from clockd.schedule import Schedule
 from clockd.users import digest
-from clockd.values import Account, Limits, Tally
+from clockd.values import Account, Limits, Rights, Tally
 
 EPOCH = 1_700_000_000.0
 SECRET = "open sesame"
@@ -38,10 +38,22 @@ class Sink:
     def __init__(self, takes=True):
         self.takes = takes
         self.samples = []
+        self.pull = None
+        self.wants_notices = False
 
     def push(self, sample):
         self.samples.append(sample)
         return self.takes
+
+    def pull_from(self, pull):
+        self.pull = pull
+
+    def take_notices(self, wanted=True):
+        self.wants_notices = wanted
+
+    def notify(self, notice):
+        if self.wants_notices:
+            self.samples.append(notice)
 
 
 class Users:
@@ -322,25 +334,27 @@ class Rig:
         anonymous: bool = False,
         checker: object | None = None,
         realm: Callable[[IRealm], IRealm] = lambda realm: realm,
+        feeds: Callable[["Rig"], Iterable[tuple[object, Rights]]] = lambda _: (),
     ):
         self.clock = Clock()
         self.limits = limits or Limits()
         self.tally = Tally()
         self.tally.feed("time")
         self.roster = Roster(self.limits.connections_per_account)
-        self.feeds = FeedTable([ClockFeed(self.now)])
+        self.feeds = FeedTable([(ClockFeed(self.now), Rights()), *feeds(self)])
         self.schedule = Schedule(self.clock, self.tally.lateness)
-        self.realm = realm(ClockRealm(self.roster, self.feeds, self.schedule, self.limits, self.tally))
+        self.desk = FeedDesk(self.feeds, self.schedule, self.limits, self.tally)
+        self.realm = realm(ClockRealm(self.roster, self.desk, self.tally))
         accounts = AccountChecker(Users(names), None)
         self.portal = Portal(self.realm, [checker or accounts] + [AllowAnonymousAccess()] * anonymous)
         self.factory = ClockServerFactory(
             self.portal,
-            self.feeds,
+            self.schedule,
             self.limits,
             self.tally,
             self.clock,
+            self.now,
             anonymous,
-            self.schedule.catch_up,
             accounts.challenge,
         )
         self.network = Network(self.factory, self.clock)

@@ -1303,7 +1303,7 @@ class SweepTests(RigCase):
     def test_who_was_asked_least_recently_is_first(self):
         self.enter(3)
         self.server.network.advance(30)
-        self.peers[0].server.mind.push(self.server.feeds["time"].latest())
+        self.peers[0].server.mind.push(self.server.feeds.to_read("time", "alice").latest())
         self.server.network.flush()
         self.assertEqual(self.peers[0].pushes(), [True, True])
         self.server.network.advance(2)

@@ -267,7 +267,7 @@ class StrangeFileTests(SynchronousTestCase):
 
     def test_an_unknown_section_that_is_near_to_none_is_told_with_all_that_there_are(self):
         self.assertEqual(
-            self.wrong("[zzz]\n"), "FILE: zzz: no such section; there are: server, tls, auth, limits, metrics"
+            self.wrong("[zzz]\n"), "FILE: zzz: no such section; there are: server, tls, auth, limits, metrics, feeds"
         )
 
     def test_a_number_of_more_digits_than_python_reads_is_told(self):

@@ -9,32 +9,40 @@ from zope.interface.verify import verifyObject
 
 from clockd.auth import AccountChecker, CertificateChecker, ChallengeResponse, IChallengeResponse, PeerCertificate
 from clockd.broker import ClockServerFactory, RemoteMind
-from clockd.feeds import ClockFeed, FeedTable
+from clockd.feeds import ClockFeed, FeedTable, LatestFeed, SampledFeed
 from clockd.interfaces import IFeed, IPeerCertificate, ISession, ISink
 from clockd.logs import count_errors
-from clockd.realm import ClockAvatar, ClockRealm, Roster
+from clockd.realm import ClockAvatar, ClockRealm, FeedDesk, Roster
 from clockd.schedule import Schedule
 from clockd.users import UsersFile
-from clockd.values import Limits, Tally
+from clockd.values import Limits, Rights, Tally
 
 
 class ImplementersTests(SynchronousTestCase):
     def setUp(self):
         self.clock, self.limits, self.tally = Clock(), Limits(), Tally()
-        self.feeds = FeedTable([ClockFeed(self.clock.seconds)])
-        self.realm = ClockRealm(
-            Roster(1), self.feeds, Schedule(self.clock, self.tally.lateness), self.limits, self.tally
+        self.schedule = Schedule(self.clock, self.tally.lateness)
+        feeds = FeedTable([(ClockFeed(self.clock.seconds), Rights())])
+        self.desk = FeedDesk(feeds, self.schedule, self.limits, self.tally)
+        self.realm = ClockRealm(Roster(1), self.desk, self.tally)
+        self.mind = RemoteMind(
+            None, None, None, None, self.limits, self.tally, self.clock, self.clock.seconds, self.schedule.finish_soon
         )
 
-    def test_the_clock_is_a_feed(self):
-        self.assertTrue(verifyObject(IFeed, ClockFeed(self.clock.seconds)))
+    def test_feeds_are_feeds(self):
+        counts, seconds = self.tally.feed("load"), self.clock.seconds
+        for feed in (
+            ClockFeed(seconds),
+            LatestFeed("load", repr, counts, seconds),
+            SampledFeed("load", repr, counts, seconds, list, 1.0, self.clock, list),
+        ):
+            self.assertTrue(verifyObject(IFeed, feed))
 
     def test_a_remote_mind_is_a_sink(self):
-        mind = RemoteMind(None, None, None, None, self.feeds, self.limits, self.tally, self.clock)
-        self.assertTrue(verifyObject(ISink, mind))
+        self.assertTrue(verifyObject(ISink, self.mind))
 
     def test_an_avatar_is_a_session_and_a_perspective(self):
-        avatar = ClockAvatar("alice", {}, self.tally, list)
+        avatar = ClockAvatar("alice", self.mind, self.desk, self.tally, list)
         self.assertTrue(verifyObject(ISession, avatar))
         self.assertTrue(verifyObject(pb.IPerspective, avatar))
 
@@ -57,7 +65,7 @@ class ImplementersTests(SynchronousTestCase):
 
     def test_the_factory_is_a_root_of_perspective_broker(self):
         factory = ClockServerFactory(
-            Portal(self.realm), self.feeds, self.limits, self.tally, self.clock, False, list, list
+            Portal(self.realm), self.schedule, self.limits, self.tally, self.clock, self.clock.seconds, False, list
         )
         self.assertTrue(verifyObject(pb.IPBRoot, factory))
 

@@ -9,11 +9,11 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
-from clockd.feeds import ClockFeed, FeedTable
+from clockd.feeds import ClockFeed
 from clockd.interfaces import ISink
 from clockd.mind import RemoteMind
 from clockd.values import Limits, Sample, Tally
-from clockd.wire import PushTemplate
+from clockd.wire import PushTemplate, SampleEncoder
 
 BUFFER = 65536
 
@@ -56,20 +56,24 @@ class MindCase(SynchronousTestCase):
         self.clock, self.tally, self.limits = Clock(), Tally(), Limits(**limits)
         self.counts = self.tally.feed("time")
         self.feed = ClockFeed(self.now)
+        self.feeds = {"time": self.feed}
+        self.firing, self.finishing = False, []
         self.connection, self.outlet = Connection(), Outlet()
         self.written = self.outlet.written
-        self.template = PushTemplate(dialect, 7)
+        self.template = PushTemplate(SampleEncoder(dialect), 7)
         self.reference = object()
         self.mind = RemoteMind(
             self.reference,
             self.connection,
             self.outlet,
             self.template,
-            FeedTable([self.feed]),
             self.limits,
             self.tally,
             self.clock,
+            self.now,
+            lambda finish: self.finishing.append(finish) if self.firing else False,
         )
+        self.mind.pull_from(lambda name: self.feeds[name].latest())
         return self.mind
 
     def now(self):
@@ -77,6 +81,12 @@ class MindCase(SynchronousTestCase):
 
     def push(self):
         return self.mind.push(self.feed.latest())
+
+    def one_way(self, stamp):
+        return self.template.one_way(Sample("time", None, stamp, stamp))
+
+    def asking(self, request, stamp):
+        return self.template.asking(request, Sample("time", None, stamp, stamp))
 
     def skipped(self, reason):
         return self.counts.skipped[reason]
@@ -98,14 +108,14 @@ class PushTests(MindCase):
             self.make(dialect)
             self.assertIs(self.push(), True)
             self.assertIs(self.push(), True)
-            self.assertEqual(self.written, [self.template.asking(41, EPOCH), self.template.one_way(EPOCH)])
+            self.assertEqual(self.written, [self.asking(41, EPOCH), self.one_way(EPOCH)])
             self.assertEqual((self.mind.request, self.mind.awaited), (41, self.template.answer(41)))
 
     def test_a_push_is_the_sample_s_stamp_and_not_the_moment_s(self):
         self.make()
         for stamp in (1.5, 2.5):
             self.mind.push(Sample("time", None, stamp, stamp))
-        self.assertEqual(self.written, [self.template.asking(41, 1.5), self.template.one_way(2.5)])
+        self.assertEqual(self.written, [self.asking(41, 1.5), self.one_way(2.5)])
 
     def test_pushes_and_their_bytes_are_counted(self):
         self.make()
@@ -171,7 +181,7 @@ class BufferTests(MindCase):
         self.clock.advance(5)
         self.outlet.unsent = 0
         self.push()
-        self.assertEqual(self.written[1:], [self.template.one_way(EPOCH + 5)])
+        self.assertEqual(self.written[1:], [self.one_way(EPOCH + 5)])
 
     def test_what_was_skipped_is_paid_once_and_newest_when_the_buffer_has_drained(self):
         self.make()
@@ -185,7 +195,7 @@ class BufferTests(MindCase):
         self.outlet.unsent = BUFFER
         self.clock.advance(3)
         self.assertIs(self.mind.pay(), True)
-        self.assertEqual(self.written[1:], [self.template.one_way(EPOCH + 3)])
+        self.assertEqual(self.written[1:], [self.one_way(EPOCH + 3)])
         self.assertIs(self.mind.pay(), True)
         self.assertEqual(len(self.written), 2)
 
@@ -210,7 +220,7 @@ class BufferTests(MindCase):
         self.outlet.unsent = 0
         self.clock.advance(0.875)
         self.assertIs(self.mind.pay(), True)
-        self.assertEqual(self.written[1:], [self.template.one_way(EPOCH + 0.875)])
+        self.assertEqual(self.written[1:], [self.one_way(EPOCH + 0.875)])
 
     def test_an_answer_pushes_nothing_into_a_buffer_that_is_full(self):
         self.make()

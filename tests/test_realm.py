@@ -7,10 +7,8 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
 from clockd.errors import InvalidPeriod, TooManyConnections, UnknownFeed
-from clockd.feeds import FeedTable
 from clockd.interfaces import ISession
-from clockd.realm import ClockRealm, Roster
-from clockd.schedule import Schedule
+from clockd.realm import Roster
 from clockd.values import Limits
 
 
@@ -86,18 +84,6 @@ class RealmTests(SynchronousTestCase):
     def test_a_mind_that_is_no_sink_takes_no_place(self):
         self.assertRaises(TypeError, self.request, b"alice", object())
         self.request()
-
-    def test_a_realm_without_time_cannot_be_made(self):
-        rig = self.rig
-        self.assertRaises(
-            UnknownFeed,
-            ClockRealm,
-            rig.roster,
-            FeedTable([]),
-            Schedule(rig.clock, rig.tally.lateness),
-            rig.limits,
-            rig.tally,
-        )
 
 
 class AvatarTests(SynchronousTestCase):

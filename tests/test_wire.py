@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from twisted.spread import pb
 from twisted.trial.unittest import SynchronousTestCase
 
-from clockd.wire import _SOME_REQUEST, _SOME_STAMP, Encoder, PushTemplate
+from clockd.values import Sample
+from clockd.wire import _SOME_REQUEST, _SOME_STAMP, Encoder, PushTemplate, SampleEncoder
 
 DIALECTS = (b"pb", b"none")
 MARKER = struct.pack("!d", _SOME_STAMP)
@@ -26,6 +27,14 @@ requests = st.one_of(
     st.sampled_from([n for bits in (7, 14, 21, 28, 31, 32, 448) for n in (2**bits - 2, 2**bits - 1)]),
     st.sampled_from([2**bits for bits in (7, 14, 21, 28, 31, 32)]),
 )
+
+
+def template(dialect, mind):
+    return PushTemplate(SampleEncoder(dialect), mind)
+
+
+def time(stamp):
+    return Sample("time", None, stamp, stamp)
 
 
 class Transport(BytesIO):
@@ -58,7 +67,7 @@ class StockTests(SynchronousTestCase):
     def test_a_push_that_wants_no_answer_has_the_bytes_of_twisted_s(self, dialect, mind, stamp):
         expected, answer = self.pushed(dialect, mind, 0, stamp, pbanswer=False)
         self.assertIsNone(answer)
-        self.assertEqual(PushTemplate(dialect, mind).one_way(stamp), expected)
+        self.assertEqual(template(dialect, mind).one_way(time(stamp)), expected)
 
     @given(dialects, minds, requests, stamps)
     @example(b"pb", _SOME_REQUEST, _SOME_REQUEST, _SOME_STAMP)
@@ -67,7 +76,7 @@ class StockTests(SynchronousTestCase):
     def test_a_push_that_wants_an_answer_has_the_bytes_of_twisted_s(self, dialect, mind, request, stamp):
         expected, answer = self.pushed(dialect, mind, request, stamp)
         self.assertNoResult(answer)
-        self.assertEqual(PushTemplate(dialect, mind).asking(request, stamp), expected)
+        self.assertEqual(template(dialect, mind).asking(request, time(stamp)), expected)
 
     @given(dialects, minds, requests)
     @example(b"pb", 1, _SOME_REQUEST)
@@ -76,24 +85,24 @@ class StockTests(SynchronousTestCase):
         client = self.stock(dialect)
         client.setNameForLocal("mind", Mind())
         client.proto_message(request, "mind", b"notifyTime", 1, [b"tuple", 1.5], [b"dictionary"])
-        self.assertEqual(PushTemplate(dialect, mind).answer(request), client.transport.getvalue())
+        self.assertEqual(template(dialect, mind).answer(request), client.transport.getvalue())
 
     @given(dialects, minds, st.lists(st.tuples(requests, stamps), min_size=2, max_size=4))
     def test_a_template_is_as_good_the_second_time(self, dialect, mind, pushes):
-        template = PushTemplate(dialect, mind)
+        used = template(dialect, mind)
         for request, stamp in pushes:
-            fresh = PushTemplate(dialect, mind)
-            self.assertEqual(template.one_way(stamp), fresh.one_way(stamp))
-            self.assertEqual(template.asking(request, stamp), fresh.asking(request, stamp))
-            self.assertEqual(template.answer(request), fresh.answer(request))
+            fresh = template(dialect, mind)
+            self.assertEqual(used.one_way(time(stamp)), fresh.one_way(time(stamp)))
+            self.assertEqual(used.asking(request, time(stamp)), fresh.asking(request, time(stamp)))
+            self.assertEqual(used.answer(request), fresh.answer(request))
 
     def test_a_stamp_of_any_bits_keeps_them(self):
         for dialect in DIALECTS:
             for bits in (MARKER, MARKER[::-1], b"\xff" * 8, b"\x7f\xf0" + b"\x00" * 5 + b"\x01", b"\x80" * 8):
                 stamp = struct.unpack("!d", bits)[0]
-                push = PushTemplate(dialect, 1).one_way(stamp)
+                push = template(dialect, 1).one_way(time(stamp))
                 self.assertIn(b"\x84" + bits, push)
-                self.assertIn(b"\x84" + bits, PushTemplate(dialect, 1).asking(1, stamp))
+                self.assertIn(b"\x84" + bits, template(dialect, 1).asking(1, time(stamp)))
 
 
 class EncoderTests(SynchronousTestCase):

@@ -5,6 +5,7 @@ challenge, and a second passes in the checker, and one in the realm. Everything 
 """
 
 import json
+import time
 
 from twisted.cred.portal import Portal
 from twisted.internet import reactor
@@ -18,9 +19,9 @@ from clockd.broker import ClockServerFactory
 from clockd.feeds import ClockFeed, FeedTable
 from clockd.logs import count_errors
 from clockd.monotonic import make_monotonic
-from clockd.realm import ClockRealm, Roster
+from clockd.realm import ClockRealm, FeedDesk, Roster
 from clockd.schedule import Schedule
-from clockd.values import Limits, Tally
+from clockd.values import Limits, Rights, Tally
 
 SLOW = 1.0
 
@@ -68,11 +69,12 @@ async def main():
     rosters = []
     for checker, realm_seconds in ((SlowChecker(SLOW), 0), (SlowChecker(0), SLOW)):
         roster = Roster(16)
-        feeds = FeedTable([ClockFeed(lambda: 0.0)])
-        realm = SlowRealm(roster, feeds, Schedule(reactor, tally.lateness), Limits(), tally)
+        schedule = Schedule(reactor, tally.lateness)
+        feeds = FeedTable([(ClockFeed(lambda: 0.0), Rights())])
+        realm = SlowRealm(roster, FeedDesk(feeds, schedule, Limits(), tally), tally)
         realm.seconds = realm_seconds
         portal = Portal(realm, [checker])
-        factory = ClockServerFactory(portal, feeds, Limits(), tally, reactor, False, list, lambda *_: bytes(16))
+        factory = ClockServerFactory(portal, schedule, Limits(), tally, reactor, time.time, False, lambda *_: bytes(16))
         port = reactor.listenTCP(0, factory, interface="127.0.0.1")
         peers = [Deferred.fromCoroutine(leave(port.getHost().port, i % 2)) for i in range(10)]
         logins += len(await gatherResults(peers))
