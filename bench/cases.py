@@ -26,6 +26,7 @@ CASES: dict[str, Callable[[Cores], Iterator[Figure]]] = {
     "fast": cases_pushes.fast,
     "distinct": cases_pushes.distinct,
     "logins": cases_peers.logins,
+    "passwords": cases_peers.passwords,
     "memory": cases_peers.memory,
     "scrape": cases_peers.scrapes,
     "stopped": cases_peers.stopped,

@@ -135,12 +135,16 @@ class Clockd(Contender):
     protocol = "pb"
     settings: dict[str, float] = {"ack_seconds": FOREVER, "stale_seconds": FOREVER}  # noqa: RUF012
 
+    @property
+    def users(self) -> Path:
+        """Its users file."""
+        return self.folder / "users"
+
     def serve(self) -> Program:
         """Make an account and a configuration, and start the server."""
-        users = self.folder / "users"
         clockd = [sys.executable, "-m", "clockd"]
         made = subprocess.run(
-            [*clockd, "user", "add", f"--users={users}", ACCOUNT], capture_output=True, text=True, check=True
+            [*clockd, "user", "add", f"--users={self.users}", ACCOUNT], capture_output=True, text=True, check=True
         )
         self.secret = made.stdout.strip()
         self.metrics_port = free_port()
@@ -152,7 +156,7 @@ class Clockd(Contender):
             "pending_per_address": 10_000,
         } | self.settings
         (self.folder / "clockd.toml").write_text(
-            f'{self.listener()}[auth]\nusers = "{users}"\n'
+            f'{self.listener()}[auth]\nusers = "{self.users}"\n'
             f'[metrics]\nlisten = "tcp:{self.metrics_port}:interface=127.0.0.1"\n'
             "[limits]\n" + "".join(f"{key} = {value}\n" for key, value in limits.items())
         )

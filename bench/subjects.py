@@ -60,8 +60,9 @@ class Watched(ClockdAsking):
         os.kill(self.programs[0].pid, signal.SIGUSR1)
         wait_until(self.record.exists)
         found = json.loads(self.record.read_text())
-        lateness = [(inf if bound is None else bound, count) for bound, count in found["lateness"]]
-        return Record(found["sweep"], found["collector"], lateness)
+        lateness = found["lateness"]
+        buckets = [(inf if bound is None else bound, count) for bound, count in lateness["buckets"]]
+        return Record(found["sweep"], found["collector"], Counts(buckets, lateness["total"]))
 
 
 @contextmanager
