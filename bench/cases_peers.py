@@ -2,8 +2,6 @@
 
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -14,11 +12,12 @@ from bench import measure
 from bench.compare import FULL
 from bench.contenders import Clockd, ClockdAsking, ClockdTLSAsking
 from bench.figures import KIB, MIB, MILLI, Figure, lateness, latest
-from bench.processes import ROOT, Cores
+from bench.processes import Cores
 from bench.scrape import Lateness, scrape
 from bench.subjects import (
     WARMUP,
     Watched,
+    bytes_per_subscriber,
     connections,
     continued,
     private_bytes,
@@ -130,8 +129,7 @@ def passwords(cores: Cores) -> Iterator[Figure]:
 def password_account(clockd: Clockd) -> list[str]:
     """Make an account with a password, which the server finds within a second; return how to log in as that."""
     name, password = "people", "correct horse battery staple"
-    command = [sys.executable, "-m", "clockd", "user", "add", f"--users={clockd.users}", "--password-stdin", name]
-    subprocess.run(command, input=f"{password}\n", cwd=ROOT, capture_output=True, text=True, check=True)
+    clockd.add_user(name, "--password-stdin", said=f"{password}\n")
     return [f"--name={name}", f"--secret={password}"]
 
 
@@ -141,13 +139,8 @@ def memory(cores: Cores) -> Iterator[Figure]:
         (ClockdAsking, "plain", 5_000, (12, 8)),
         (ClockdTLSAsking, "over TLS", 2_000, (40, 30)),
     ):
-        with started(kind, cores) as clockd, subscribed(clockd, 100, 1.0):
-            time.sleep(WARMUP)
-            before = private_bytes(clockd)
-            with subscribed(clockd, subscribers, 1.0):
-                time.sleep(2 * WARMUP)
-                taken = private_bytes(clockd) - before
-        yield Figure(f"memory per subscriber, {word}", taken / subscribers / KIB, "KiB", *targets)
+        taken = bytes_per_subscriber(kind, cores, subscribers)
+        yield Figure(f"memory per subscriber, {word}", taken / KIB, "KiB", *targets)
         yield from churn(kind, word, cores)
 
 

@@ -177,6 +177,22 @@ def private_bytes(clockd: Clockd) -> int:
     return measure.memory_bytes(clockd.programs[0].pid)["private_dirty"]
 
 
+def bytes_per_subscriber(kind: type[Clockd], cores: Cores, subscribers: int) -> float:
+    """Start a server and return the memory that it takes for each of so many subscribers at 1 Hz, after the first 100.
+
+    Args:
+        kind: The server.
+        cores: Where it runs.
+        subscribers: How many there are.
+    """
+    with started(kind, cores) as clockd, subscribed(clockd, 100, 1.0):
+        time.sleep(WARMUP)
+        before = private_bytes(clockd)
+        with subscribed(clockd, subscribers, 1.0):
+            time.sleep(2 * WARMUP)
+            return (private_bytes(clockd) - before) / subscribers
+
+
 def connections(clockd: Clockd) -> float:
     """Return how many connections the server knows of."""
     return sum(value for name, value in scrape(clockd.metrics_port).items() if name.startswith("clockd_connections{"))
