@@ -30,6 +30,7 @@ CASES: dict[str, Callable[[Cores], Iterator[Figure]]] = {
     "memory": cases_peers.memory,
     "scrape": cases_peers.scrapes,
     "stopped": cases_peers.stopped,
+    "service": cases_pushes.service,
 }
 """All of them, by name."""
 
