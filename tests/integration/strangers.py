@@ -537,6 +537,10 @@ class Visited(Server):
         fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
+    def waited(self):
+        """Return for how many seconds it could have run, and the machine had no processor for it."""
+        return int(Path(f"/proc/{self.process.pid}/schedstat").read_text().split()[1]) / 1e9
+
     def memory(self, field="VmRSS"):
         """Return how many bytes of memory it holds, or what else the operating system calls by that name."""
         status = Path(f"/proc/{self.process.pid}/status").read_text()
@@ -582,7 +586,7 @@ class Watched(Visited):
         seen = SimpleNamespace()
         before = self.scrape()
         Path(f"/proc/{self.process.pid}/clear_refs").write_text("5")  # the highest memory is counted from here
-        spent, held, written, began = self.cpu(), self.memory(), self._written(), time.time()
+        spent, waited, held, written, began = self.cpu(), self.waited(), self.memory(), self._written(), time.time()
         try:
             yield seen
             after = self.scrape()
@@ -603,7 +607,7 @@ class Watched(Visited):
         longest, mean = max(map(max, gaps)), max(sum(its) / len(its) for its in gaps)
         print(  # pytest shows it when the test fails, or with -s
             f"{seen.cpu:.2f} s, {seen.memory / 1e6:.1f} MB, {seen.log} bytes of log, closed {seen.closed}, "
-            f"longest gap {longest:.2f} s"
+            f"longest gap {longest:.2f} s; it has waited {self.waited() - waited:.2f} s for a processor"
         )
         assert seen.cpu <= cpu / MARGIN
         assert seen.memory <= memory / MARGIN
