@@ -42,9 +42,10 @@ bench: .venv/bench  ## Measure what a push costs, here and beside other servers
 	$(BIN)/python -m bench compare --json docs/bench-compare.json --svg docs/bench-compare.svg
 	$(BIN)/python -m bench cases --json docs/bench-cases.json
 
-fuzz: .venv/dev  ## Throw random bytes at the decoder and at a server, for a minute each
+fuzz: .venv/dev  ## Throw random bytes at the decoder, at logins and at a server, for a minute each
 	$(BIN)/python -m tests.fuzz decoder
 	$(BIN)/python -m tests.fuzz login
+	$(BIN)/python -m tests.fuzz server
 
 soak: .venv/dev  ## Have ten thousand connections come and go, and see that nothing is left of them
 	$(BIN)/python tests/integration/soak.py
