@@ -8,7 +8,7 @@ PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do $(c
 BIN := .venv/bin
 PIP = $(PYTHON) -m pip --disable-pip-version-check --python .venv/bin/python install -qq --no-deps
 
-.PHONY: help run test check bench fuzz image certs clean format lock
+.PHONY: help run test check bench fuzz soak image certs clean format lock
 
 help:  ## Say what there is to make
 	@sed -n 's/^\([a-z]*\):.*## /make \1 /p' $(MAKEFILE_LIST) | column -t -l 3 -s ' '
@@ -42,9 +42,13 @@ bench: .venv/bench  ## Measure what a push costs, here and beside other servers
 	$(BIN)/python -m bench compare --json docs/bench-compare.json --svg docs/bench-compare.svg
 	$(BIN)/python -m bench cases --json docs/bench-cases.json
 
-fuzz: .venv/dev  ## Throw random bytes at the decoder and at a server, for a minute each
+fuzz: .venv/dev  ## Throw random bytes at the decoder, at logins and at a server, for a minute each
 	$(BIN)/python -m tests.fuzz decoder
 	$(BIN)/python -m tests.fuzz login
+	$(BIN)/python -m tests.fuzz server
+
+soak: .venv/dev  ## Have ten thousand connections come and go, and see that nothing is left of them
+	$(BIN)/python tests/integration/soak.py
 
 image:  ## Build the container image with docker, podman or buildah
 	@deploy/build-image

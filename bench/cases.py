@@ -26,9 +26,11 @@ CASES: dict[str, Callable[[Cores], Iterator[Figure]]] = {
     "fast": cases_pushes.fast,
     "distinct": cases_pushes.distinct,
     "logins": cases_peers.logins,
+    "passwords": cases_peers.passwords,
     "memory": cases_peers.memory,
     "scrape": cases_peers.scrapes,
     "stopped": cases_peers.stopped,
+    "service": cases_pushes.service,
 }
 """All of them, by name."""
 

@@ -5,17 +5,19 @@ import signal
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
+from dataclasses import dataclass
 from statistics import median
 
 from bench import measure
 from bench.compare import FULL
 from bench.contenders import Clockd, ClockdAsking, ClockdTLSAsking
-from bench.figures import KIB, MIB, MICRO, MILLI, Figure, lateness, latest
+from bench.figures import KIB, MIB, MILLI, Figure, lateness, latest
 from bench.processes import Cores
 from bench.scrape import Lateness, scrape
 from bench.subjects import (
     WARMUP,
     Watched,
+    bytes_per_subscriber,
     connections,
     continued,
     private_bytes,
@@ -32,30 +34,103 @@ QUIET_SECONDS = 8
 """How long lateness is measured before something happens."""
 
 
-def logins(cores: Cores) -> Iterator[Figure]:
-    """5,000 logins with a secret, 256 at a time, while 100 others are pushed to at 10 Hz.
+@dataclass(frozen=True)
+class Storm:
+    """What was seen of subscribers who are pushed to, before and while others log in.
 
-    Those who log in ask for a period of an hour, so that the lateness is that of the 100.
+    Attributes:
+        logins: How many logged in.
+        logins_per_second: How many did so in a second.
+        cpu_seconds: CPU time of the server while they did, without what the pushes took.
+        load_share: CPU time in a second of what logged them in.
+        before: How late pushes were before.
+        meanwhile: How late they were meanwhile.
+        made: Pushes made meanwhile, of those that were due.
     """
-    count, others, rate = 5_000, 100, 10
-    with started(Watched, cores) as clockd, subscribed(clockd, others, 1 / rate):
+
+    logins: int
+    logins_per_second: float
+    cpu_seconds: float
+    load_share: float
+    before: Lateness
+    meanwhile: Lateness
+    made: float
+
+
+def storm(clockd: Watched, others: int, rate: float, logins: int, *flags: str) -> Storm:
+    """Have some log in while others are pushed to.
+
+    Those who log in ask for a period of an hour, so that the lateness is that of the others.
+
+    Args:
+        clockd: The server.
+        others: How many are pushed to.
+        rate: Pushes a second to each of them.
+        logins: How many log in.
+        flags: More for the command line of the load generator that logs them in.
+    """
+    with subscribed(clockd, others, 1 / rate):
         time.sleep(WARMUP)
         first, start, used = clockd.since(), time.monotonic(), measure.cpu_seconds(clockd.server_pids)
         time.sleep(QUIET_SECONDS)
         share = (measure.cpu_seconds(clockd.server_pids) - used) / (time.monotonic() - start)
         second, start, used = clockd.since(), time.monotonic(), measure.cpu_seconds(clockd.server_pids)
-        with subscribed(clockd, count, 3600.0, "--in-flight=256") as storm:
+        with subscribed(clockd, logins, 3600.0, *flags) as load:
             seconds, used = time.monotonic() - start, measure.cpu_seconds(clockd.server_pids) - used
             third = clockd.since()
-    before, meanwhile = Lateness(first.lateness, second.lateness), Lateness(second.lateness, third.lateness)
-    busy = storm.login["login_cpu_seconds"] / storm.login["login_seconds"]
-    full = (f"load generator {100 * busy:.0f} % busy{', at its limit' if busy > FULL else ''}",)
-    yield Figure("logins a second", count / storm.login["login_seconds"], notes=full)
-    yield Figure("server CPU per login", MICRO * (used - share * seconds) / count, "µs")
-    for what, seen in (("before", before), ("meanwhile", meanwhile)):
-        yield from lateness(f"lateness of the others {what}", seen)
-        yield latest(f"lateness of the others {what}", seen)
-    yield Figure("pushes of the others meanwhile, of those due", 100 * meanwhile.count / (others * rate * seconds), "%")
+    meanwhile = Lateness(second.lateness, third.lateness)
+    return Storm(
+        logins=logins,
+        logins_per_second=logins / load.login["login_seconds"],
+        cpu_seconds=used - share * seconds,
+        load_share=load.login["login_cpu_seconds"] / load.login["login_seconds"],
+        before=Lateness(first.lateness, second.lateness),
+        meanwhile=meanwhile,
+        made=meanwhile.count / (others * rate * seconds),
+    )
+
+
+def storm_figures(seen: Storm, where: str = "", *remarks: str) -> Iterator[Figure]:
+    """Return what was seen, where that was, if it was in several places, and what a reader has to know."""
+    full = f"load generator {100 * seen.load_share:.0f} % busy{', at its limit' if seen.load_share > FULL else ''}"
+    yield Figure(f"logins a second{where}", seen.logins_per_second, notes=(full, *remarks))
+    yield Figure(f"server CPU per login{where}", MILLI * seen.cpu_seconds / seen.logins, "ms")
+    for when, late in (("before", seen.before), ("meanwhile", seen.meanwhile)):
+        yield from lateness(f"lateness of the others {when}{where}", late)
+        yield latest(f"lateness of the others {when}{where}", late)
+    yield Figure(f"pushes of the others meanwhile, of those due{where}", 100 * seen.made, "%")
+
+
+def logins(cores: Cores) -> Iterator[Figure]:
+    """5,000 logins with a secret, 256 at a time, while 100 others are pushed to at 10 Hz."""
+    with started(Watched, cores) as clockd:
+        yield from storm_figures(storm(clockd, 100, 10, 5_000, "--in-flight=256"))
+
+
+def passwords(cores: Cores) -> Iterator[Figure]:
+    """60 logins with a password, 8 at a time, while 1,000 others are pushed to at 1 Hz; on one core, then on all.
+
+    1 Hz is what clockd pushes at by default. It leaves almost all of a core to the checks, and what they do to a push
+    is not hidden by pushes that wait for each other. 8 logins at a time are enough for a check to wait at any moment,
+    and fewer than clockd refuses.
+    """
+    remark = "checks run at nice 10: they give way to pushes, and beside other work get a tenth of a core"
+    spread = "one thread checks for every two cores; argon2 spreads each check over threads of its own"
+    places = (("one core", cores), ("all cores", Cores(cores.server | cores.load, cores.load)))
+    for name, place in places if cores.server else (("all cores", cores),):
+        where = f", {name}"
+        with started(Watched, place) as clockd:
+            flags = password_account(clockd)
+            yield from storm_figures(storm(clockd, 1_000, 1, 60, "--in-flight=8", *flags), where, remark, spread)
+            refused = scrape(clockd.metrics_port)['clockd_logins_total{method="password",result="throttled"}']
+        yield Figure(f"logins refused{where}", refused)
+
+
+def password_account(clockd: Clockd) -> list[str]:
+    """Make an account with a password, which the server finds within a second; return how to log in as that."""
+    name, password = "people", "correct horse battery staple"
+    clockd.add_user(name, "--password-stdin", said=f"{password}\n")
+    return [f"--name={name}", f"--secret={password}"]
 
 
 def memory(cores: Cores) -> Iterator[Figure]:
@@ -64,13 +139,8 @@ def memory(cores: Cores) -> Iterator[Figure]:
         (ClockdAsking, "plain", 5_000, (12, 8)),
         (ClockdTLSAsking, "over TLS", 2_000, (40, 30)),
     ):
-        with started(kind, cores) as clockd, subscribed(clockd, 100, 1.0):
-            time.sleep(WARMUP)
-            before = private_bytes(clockd)
-            with subscribed(clockd, subscribers, 1.0):
-                time.sleep(2 * WARMUP)
-                taken = private_bytes(clockd) - before
-        yield Figure(f"memory per subscriber, {word}", taken / subscribers / KIB, "KiB", *targets)
+        taken = bytes_per_subscriber(kind, cores, subscribers)
+        yield Figure(f"memory per subscriber, {word}", taken / KIB, "KiB", *targets)
         yield from churn(kind, word, cores)
 
 

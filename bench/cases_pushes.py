@@ -9,17 +9,25 @@ from pathlib import Path
 from statistics import median
 
 from bench.compare import Shape, measured_once, notes
-from bench.contenders import GROUP_SIZE, Bare, Clockd, ClockdAsking
+from bench.contenders import ACCOUNT, GROUP_SIZE, Bare, Clockd, ClockdAsking
 from bench.figures import MICRO, MILLI, Figure, cost, lateness, latest
-from bench.processes import SECONDS, Cores, Program
-from bench.scrape import Lateness
+from bench.processes import ROOT, SECONDS, Cores, Program
+from bench.scrape import Lateness, scrape, skipped
 from bench.subjects import WARMUP, Look, Record, Watched, connections, look_at_new, started, subscribed, wait_until
 
 ROUNDS = 2
-"""How often what is compared is measured in turn."""
+"""How often what is printed is measured."""
+
+COMPARED_ROUNDS = 5
+"""How often what is compared is measured in turn: the caches are shared with whoever else is on the machine."""
 
 ASK_SECONDS = 9
 """Each subscriber of 1 Hz is asked for an answer once in so many seconds: 8 pushes lie between two that ask."""
+
+STOCK_PERIOD = 0.1
+"""Seconds between pushes to the stock client that is looked at."""
+
+STOCK_CLIENTS = ROOT / "tests" / "integration" / "subscribers.py"
 
 TOTAL_RATE = 10_000
 """Pushes a second, over all subscribers."""
@@ -30,14 +38,18 @@ def scale(cores: Cores) -> Iterator[Figure]:
 
     At 1,000 a second each, about an eighth is skipped: the reactor waits for whole milliseconds, as epoll does.
     """
-    sizes = (10, 100, 1_000, 10_000)
+    sizes, compared = (10, 100, 1_000, 10_000), (100, 10_000)
     looks: dict[tuple[type[Clockd], int], list[Look]] = {}
-    for _ in range(ROUNDS):
-        for subscribers in sizes:
+    bare: dict[int, list[float]] = {size: [] for size in compared}
+    for turn in range(COMPARED_ROUNDS):
+        for subscribers in sizes if turn < ROUNDS else compared:
             period = subscribers / TOTAL_RATE
-            for kind, seconds in ((Clockd, 5), (ClockdAsking, max(5, ASK_SECONDS * period))):
+            kinds = ((Clockd, 5), (ClockdAsking, max(5, ASK_SECONDS * period)))
+            for kind, seconds in kinds if turn < ROUNDS else kinds[:1]:
                 found = look_at_new(kind, cores, subscribers, period, seconds)
                 looks.setdefault((kind, subscribers), []).append(found)
+        for size, found_bare in bare.items():
+            found_bare.append(bare_microseconds(cores, size))
     for kind, label, targets in ((Clockd, "no asks", (1.3, 1.1)), (ClockdAsking, "default asks", ())):
         costs = {
             size: cost(f"{size:,} subscribers at {TOTAL_RATE / size:,.0f}/s, {label}", looks[kind, size])
@@ -46,7 +58,7 @@ def scale(cores: Cores) -> Iterator[Figure]:
         yield from costs.values()
         many, few = costs[10_000].value, costs[100].value
         yield Figure(f"10,000 subscribers against 100, {label}", many / few, "x", *targets, each=(many, few))
-    many, few = (median(bare_microseconds(cores, size) for _ in range(ROUNDS)) for size in (10_000, 100))
+    many, few = median(bare[10_000]), median(bare[100])
     yield Figure("10,000 subscribers against 100, bare socket.send", many / few, "x", each=(many, few))
 
 
@@ -150,3 +162,51 @@ def tick_microseconds(cores: Cores, count: int, shortest: float, longest: float)
         finally:
             program.stop()
     return MICRO * found["cpu_seconds"] / found["ticks"]
+
+
+def service(cores: Cores) -> Iterator[Figure]:
+    """A stock client at 10 Hz, alone for half a minute; then for another beside 100 of 100 periods, 0.01 to 10 s."""
+    hundred = [0.01 * 1000 ** (i / 99) for i in range(100)]
+    with started(ClockdAsking, cores) as clockd:
+        before = scrape(clockd.metrics_port)
+        for label, others in (("alone", []), ("beside 100 others", hundred)):
+            yield from punctuality(label, stock_client(clockd, 30, others))
+        for reason, count in skipped(before, scrape(clockd.metrics_port)).items():
+            yield Figure(f"pushes skipped: {reason}", count)
+
+
+def punctuality(label: str, arrivals: list[tuple[float, float, float]]) -> Iterator[Figure]:
+    """Return how old stamps were when they came, and how far the last push was from its ideal moment."""
+    ages = sorted(arrived - stamp for arrived, _, stamp in arrivals)
+    moments = [monotonic for _, monotonic, _ in arrivals]
+    drift = abs(moments[-1] - moments[0] - (len(moments) - 1) * STOCK_PERIOD)
+    yield Figure(f"pushes to it, {label}", len(arrivals))
+    yield Figure(f"age at the client, {label}, p50", MILLI * median(ages), "ms")
+    yield Figure(f"age at the client, {label}, p99", MILLI * ages[int(0.99 * (len(ages) - 1))], "ms")
+    yield Figure(f"drift of the last push, {label}", MILLI * drift, "ms")
+
+
+def stock_client(clockd: Clockd, seconds: float, others: list[float]) -> list[tuple[float, float, float]]:
+    """Run stock clients in a process of their own.
+
+    Args:
+        clockd: The server.
+        seconds: For how long they count.
+        others: The periods of those whose pushes are not looked at.
+
+    Returns:
+        When each push came to the one that is looked at, by the wall clock and the monotonic clock, and its stamp.
+    """
+    account = (str(clockd.port), ACCOUNT, clockd.secret)
+    words = [*account, str(seconds), json.dumps([*others, STOCK_PERIOD])]
+    program = Program(
+        [sys.executable, str(STOCK_CLIENTS), *words], clockd.folder / "stock.log", cores=clockd.cores.load, pipes=True
+    )
+    try:
+        output, _ = program.process.communicate(timeout=seconds + SECONDS)
+        *_, found = json.loads(output)
+    except ValueError as error:
+        raise RuntimeError(f"the stock clients ended:\n{program.log()}") from error
+    finally:
+        program.stop()
+    return found["arrivals"]

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from bench import measure, stock
-from bench.processes import Cores, Program, free_port
+from bench.processes import ROOT, Cores, Program, free_port
 from clockd import schedule
 
 GROUP_SIZE: int = getattr(schedule, "PHASE_MEMBERS", 128)
@@ -20,6 +20,15 @@ FOREVER = 86400
 """Seconds; the longest that clockd's settings can name here: no answer is asked for but the first."""
 
 ACCOUNT = "bench"
+
+ROOM: dict[str, float] = {
+    "min_period": 0.001,
+    "connections": 1_000_000,
+    "connections_per_account": 1_000_000,
+    "pending": 10_000,
+    "pending_per_address": 10_000,
+}
+"""Limits of clockd that no benchmark meets."""
 
 
 class Contender:
@@ -38,6 +47,7 @@ class Contender:
         protocol: What its subscribers speak.
         tls: Whether they do so over TLS.
         rate_share: The share of the rate that is asked of it.
+        tree: Where its programs are started, with the packages of ours that they are taken from.
     """
 
     name = ""
@@ -45,6 +55,7 @@ class Contender:
     protocol = "raw"
     tls = False
     rate_share = 1.0
+    tree = ROOT
 
     def __init__(self, folder: Path, cores: Cores, subscribers: int, period: float, group_size: int) -> None:
         self.folder = folder
@@ -103,7 +114,7 @@ class Contender:
 
     def program(self, command: list[str]) -> Program:
         """Start a server's program on the server's core."""
-        return Program(command, self.folder / f"{self.name}.log", self.cores.server)
+        return Program(command, self.folder / f"{self.name}.log", self.cores.server, folder=self.tree)
 
     def ours(self, module: str, *arguments: object) -> list[str]:
         """Return the command of one of our own servers, which all take these arguments first."""
@@ -127,36 +138,38 @@ class Clockd(Contender):
 
     Attributes:
         settings: Its limits; what is not named has clockd's default.
-        sections: Further lines of its configuration.
     """
 
     name = "clockd"
     title = "clockd, no acknowledgements"
     protocol = "pb"
-    settings: dict[str, float] = {"ack_seconds": FOREVER, "stale_seconds": FOREVER}  # noqa: RUF012
+    settings = ROOM | {"ack_seconds": FOREVER, "stale_seconds": FOREVER}
+
+    @property
+    def users(self) -> Path:
+        """Its users file."""
+        return self.folder / "users"
+
+    def add_user(self, *arguments: str, said: str = "") -> str:
+        """Make an account; return what that printed.
+
+        Args:
+            arguments: Its name, and what else is on the command line of `clockd user add`.
+            said: Its standard input.
+        """
+        command = [sys.executable, "-m", "clockd", "user", "add", f"--users={self.users}", *arguments]
+        return subprocess.run(command, input=said, cwd=self.tree, capture_output=True, text=True, check=True).stdout
 
     def serve(self) -> Program:
         """Make an account and a configuration, and start the server."""
-        users = self.folder / "users"
-        clockd = [sys.executable, "-m", "clockd"]
-        made = subprocess.run(
-            [*clockd, "user", "add", f"--users={users}", ACCOUNT], capture_output=True, text=True, check=True
-        )
-        self.secret = made.stdout.strip()
+        self.secret = self.add_user(ACCOUNT).strip()
         self.metrics_port = free_port()
-        limits = {
-            "min_period": 0.001,
-            "connections": 1_000_000,
-            "connections_per_account": 1_000_000,
-            "pending": 10_000,
-            "pending_per_address": 10_000,
-        } | self.settings
         (self.folder / "clockd.toml").write_text(
-            f'{self.listener()}[auth]\nusers = "{users}"\n'
+            f'{self.listener()}[auth]\nusers = "{self.users}"\n'
             f'[metrics]\nlisten = "tcp:{self.metrics_port}:interface=127.0.0.1"\n'
-            "[limits]\n" + "".join(f"{key} = {value}\n" for key, value in limits.items())
+            "[limits]\n" + "".join(f"{key} = {value}\n" for key, value in self.settings.items())
         )
-        return self.program([*clockd, "serve", f"--config={self.folder / 'clockd.toml'}"])
+        return self.program([sys.executable, "-m", "clockd", "serve", f"--config={self.folder / 'clockd.toml'}"])
 
     def listener(self) -> str:
         """Return the part of the configuration that says where it listens."""
@@ -173,7 +186,7 @@ class ClockdAsking(Clockd):
 
     name = "clockd-acks"
     title = "clockd"
-    settings: dict[str, float] = {}  # noqa: RUF012
+    settings = ROOM
 
 
 class ClockdTLS(Clockd):
@@ -198,7 +211,7 @@ class ClockdTLSAsking(ClockdTLS):
 
     name = "clockd-tls-acks"
     title = "clockd over TLS"
-    settings: dict[str, float] = {}  # noqa: RUF012
+    settings = ROOM
 
 
 class HowTo(Contender):

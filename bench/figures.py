@@ -68,6 +68,7 @@ def cost(what: str, looks: Sequence[Look]) -> Figure:
 
 def lateness(what: str, seen: Lateness, p99: Sequence[float] = ()) -> Iterator[Figure]:
     """Return how late pushes were, with the targets of the 99th percentile, in milliseconds."""
+    yield Figure(f"{what}, mean", MILLI * seen.mean, "ms")
     yield Figure(f"{what}, p50", MILLI * seen.p50, "ms")
     yield Figure(f"{what}, p99", MILLI * seen.p99, "ms", *p99)
 

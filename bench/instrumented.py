@@ -103,7 +103,11 @@ class Watch:
         found = {
             "sweep": asdict(self._sweep.stops),
             "collector": [asdict(watch.stops) for watch in self._generations],
-            "lateness": lateness and [*zip((*lateness.bounds, None), accumulate(lateness.counts), strict=True)],
+            "lateness": lateness
+            and {
+                "buckets": [*zip((*lateness.bounds, None), accumulate(lateness.counts), strict=True)],
+                "total": lateness.total,
+            },
         }
         part = self._record.with_suffix(".part")
         part.write_text(json.dumps(found))

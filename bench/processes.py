@@ -66,6 +66,7 @@ class Program:
         log: Where its standard error goes, and its standard output unless that is a pipe.
         cores: Where it runs; it inherits them, since some programs look once, at their start.
         pipes: Whether its standard input and output are ours.
+        folder: Where it is started; Python looks for modules there first.
     """
 
     def __init__(
@@ -74,6 +75,7 @@ class Program:
         log: Path,
         cores: frozenset[int],
         pipes: bool = False,
+        folder: Path = ROOT,
     ) -> None:
         self._log = log
         before = os.sched_getaffinity(0)
@@ -85,7 +87,7 @@ class Program:
                     stdin=subprocess.PIPE if pipes else subprocess.DEVNULL,
                     stdout=subprocess.PIPE if pipes else stream,
                     stderr=stream,
-                    cwd=ROOT,
+                    cwd=folder,
                 )
         finally:
             os.sched_setaffinity(0, before)

@@ -2,6 +2,7 @@
 
 import http.client
 import re
+from typing import NamedTuple
 
 LATENESS = "clockd_push_lateness_seconds"
 SKIPPED = "clockd_pushes_skipped_total"
@@ -19,17 +20,30 @@ def scrape(port: int) -> dict[str, float]:
     return {name: float(value) for name, value in lines}
 
 
-Counts = list[tuple[float, float]]
-"""A histogram: upper bounds in seconds, ascending to infinity, and how many observations were not beyond each."""
+Buckets = list[tuple[float, float]]
+"""Upper bounds in seconds, ascending to infinity, and how many observations were not beyond each."""
+
+
+class Counts(NamedTuple):
+    """A histogram.
+
+    Attributes:
+        buckets: The observations by upper bound.
+        total: Their sum, in seconds.
+    """
+
+    buckets: Buckets
+    total: float
 
 
 def lateness_counts(metrics: dict[str, float]) -> Counts:
     """Return how late how many pushes were since the server started, by a scrape."""
-    return [
+    buckets = [
         (float(bound[1]), count)
         for name, count in metrics.items()
         if (bound := re.fullmatch(LATENESS + r'_bucket\{le="(.*)"\}', name))
     ]
+    return Counts(buckets, metrics[f"{LATENESS}_sum"])
 
 
 class Lateness:
@@ -41,20 +55,24 @@ class Lateness:
 
     Attributes:
         count: How many pushes.
+        mean: How late they were on average, in seconds.
         p50: Half of them were less late than this, in seconds.
         p99: 99 % of them were.
         within: The least of the bounds that none of them was beyond, in seconds.
     """
 
     def __init__(self, before: Counts, after: Counts) -> None:
-        counted = [(bound, count - earlier) for (bound, count), (_, earlier) in zip(after, before, strict=True)]
+        counted = [
+            (bound, count - earlier) for (bound, count), (_, earlier) in zip(after.buckets, before.buckets, strict=True)
+        ]
         self.count = counted[-1][1]
+        self.mean = (after.total - before.total) / self.count if self.count else 0.0
         self.p50 = quantile(0.5, counted)
         self.p99 = quantile(0.99, counted)
         self.within = next(bound for bound, count in counted if count == self.count)
 
 
-def quantile(share: float, counted: Counts) -> float:
+def quantile(share: float, counted: Buckets) -> float:
     """Return a quantile, 0 to 1, as `histogram_quantile` of Prometheus does, between the bounds of its bucket."""
     rank = share * counted[-1][1]
     lower, below = 0.0, 0.0

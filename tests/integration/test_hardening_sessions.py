@@ -145,6 +145,18 @@ def test_a_refusal_is_short_and_tells_nothing_of_the_server_and_is_not_logged(se
     assert "xyzzy" not in server.output
 
 
+def test_a_refusal_is_the_same_each_time(server):
+    """It tells nothing of what else the server has had to refuse, for one."""
+    with server.attacked() as seen:
+        said = set()
+        for _ in range(3):
+            with pytest.raises(Refusal) as refusal:
+                server.client().call(1, b"xyzzy")
+            said.add(encode(refusal.value.jelly))
+    assert len(said) == 1
+    assert seen.closed == {}
+
+
 def test_keywords_are_names_of_parameters(server):
     keys = [1, 0.5, NONE, TRUE, b"\xff", b"", [b"unicode", b"x"], [b"tuple"], [b"list"], b"self", float("nan"), 2**400]
     with server.attacked():
@@ -281,7 +293,7 @@ def test_an_expression_over_the_limit_ends_its_client(server):
         for data in (
             b"\x01\x80" * 500_000,
             b"\x02\x80\x00\x81" * 250_000,
-            prefix(2049) + b"\x80" + b"\x00\x80" * 2049,
+            message(1, 99, b"x", *([0] * 2048)),
             prefix(640_000) + b"\x82" + bytes(BIG),
             b"\x02\x80" + (prefix(16_000) + b"\x82" + bytes(16_000)) * 2,
         ):
@@ -338,18 +350,19 @@ def test_dereferences_of_a_client_are_refused(server):
 
 
 def test_keys_of_a_client_that_share_a_hash_cost_little(server):
-    kinds = {
-        "ints": [number * HASH_ZERO for number in range(400)],
-        "tuples": [[b"tuple", number * HASH_ZERO] for number in range(250)],
-        "references": [[b"remote", number * HASH_ZERO] for number in range(1, 250)],
-        "floats": [float(number * HASH_ZERO) for number in range(400)],
-    }
+    kinds = [
+        [number * HASH_ZERO for number in range(5, 400)],
+        [[b"tuple", number * HASH_ZERO] for number in range(250)],
+        [[b"remote", number * HASH_ZERO] for number in range(1, 250)],
+    ]
     with server.attacked(cpu=5.0) as seen:
         client = server.client()
-        for keys in kinds.values():
+        for keys in kinds:
             jelly = [b"dictionary", *([key, 0] for key in keys)]
             for _ in range(10):
-                assert client.refused(client.perspective, b"setperiod", jelly) in {"InvalidValue", "InvalidPeriod"}
+                assert client.refused(client.perspective, b"setperiod", jelly) == "InvalidValue"
+        jelly = [b"dictionary", *([key * 1.0, 0] for key in kinds[0])]  # floats cannot all share one
+        assert client.refused(client.perspective, b"setperiod", jelly) == "InvalidPeriod"
     assert seen.closed == {}
 
 
@@ -416,19 +429,6 @@ def test_a_malformed_frame_ends_a_client_too(server):
 # many calls
 
 
-def test_a_flood_of_calls_is_answered_and_holds_up_nobody(server):
-    """What the calls cost is theirs; what counts is that the honest are pushed to meanwhile."""
-    with server.attacked(cpu=5 * 5, memory=30e6) as seen:
-        clients = [server.client() for _ in range(16)]
-        for _ in range(3):
-            for client in clients:
-                client.send(b"".join(message(i, client.perspective, b"setperiod", 60) for i in range(1, 201)))
-            for client in clients:
-                assert client.answer(200) == 60.0
-    assert seen.closed == {}
-    assert seen.grown["clockd_period_changes_total granted"] == 16 * 3 * 200
-
-
 def test_ten_thousand_refusals_leave_nothing(server):
     with server.attacked(cpu=5 * 5, memory=25e6) as seen:
         client = server.client()
@@ -461,17 +461,6 @@ def test_numbers_of_requests_come_back_as_they_were(server):
             client.send(message(number, client.perspective, b"x"))
             assert refused_in_the_end(client, number)
     assert seen.closed == {}
-
-
-def test_a_client_that_calls_and_does_not_read_is_ended(server):
-    with server.attacked(cpu=5 * 5, memory=30e6) as seen:
-        client = server.client(receive_bytes=2048)
-        for _ in range(400):
-            if not client.send(message(1, 99, b"x") * 500):
-                break
-        client.end()
-    assert sum(seen.closed.values()) == 1
-    assert seen.closed.keys() <= {"limit", "stale"}  # it does not answer, either
 
 
 def test_calls_that_want_no_answer_get_none(server):
@@ -590,8 +579,8 @@ def test_every_way_to_leave_logs_out_once(server, way):
 
 def test_those_who_leave_while_their_password_is_checked_leave_nothing_behind(server):
     server.add_password_account("carol", "correct horse battery staple")
-    with server.attacked(cpu=5 * 5, memory=CHECKING, log=14_000) as seen:
-        for number in range(10):
+    with server.attacked(cpu=5 * 15, memory=CHECKING, log=1400 * 16) as seen:
+        for number in range(16):  # all the places that the account has
             stranger = server.greeted()
             challenger, right = server.proof(stranger, "carol")
             stranger.send(message(9, challenger, b"respond", right, MIND))
@@ -599,10 +588,9 @@ def test_those_who_leave_while_their_password_is_checked_leave_nothing_behind(se
                 stranger.say([b"decref", challenger])
             stranger.close(reset=bool(number % 2))
         server.alone()
-        clients = [server.client("carol") for _ in range(2)]
-        for client in clients:
-            client.pushed()
-    assert sum(seen.closed.values()) == 10
+        eventually(lambda: server.output.count("left while logging in") == 16, seconds=60)
+        server.client("carol").pushed()
+    assert sum(seen.closed.values()) == 16
     assert seen.closed.keys() <= {"client", "lost"}
 
 

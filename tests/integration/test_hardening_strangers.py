@@ -85,6 +85,15 @@ def test_one_byte_items_cost_no_more_than_their_bytes(server):
     assert refused(seen, 11)
 
 
+def test_few_items_fit_into_a_message_before_login(server):
+    with server.attacked() as seen:
+        assert server.greeted().refused(ROOT, b"login", *range(40)) == "InvalidValue"
+        stranger = server.greeted()
+        stranger.send(login(*range(60)))  # with those around them more than 64, and a fifth of the bytes
+        assert stranger.end() == "reset"
+    assert refused(seen)
+
+
 def test_one_byte_segments_of_a_long_string_are_not_gathered(server):
     with server.attacked(cpu=1.0) as seen:
         stranger = server.greeted()
