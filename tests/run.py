@@ -40,9 +40,9 @@ def main() -> None:
     say("tests of real processes that look at their pace, and wait more than they work")
     run(integration(WAITING, "--numprocesses=3", "--dist=worksteal", "--cov-report="))
     say("all other tests, with the coverage of the whole package by these and those")
-    others = [f"--ignore={file_of(name)}" for name in PACELESS + WAITING]
+    ignored = [f"--ignore={file_of(name)}" for name in PACELESS + WAITING]
     report = ("--cov-report=term-missing:skip-covered", f"--cov-fail-under={COVERAGE}")
-    run([sys.executable, "-m", "pytest", "tests/integration", *others, "--cov", "--cov-append", *report])
+    run([sys.executable, "-m", "pytest", "tests/integration", *ignored, "--cov", "--cov-append", *report])
 
 
 def integration(names: tuple[str, ...], *options: str) -> list[str]:
@@ -107,7 +107,7 @@ def other_version(version: str) -> None:
     if not ready.exists() or ready.stat().st_mtime < max(lock.stat().st_mtime for lock in locks):
         run([python, "-m", "venv", "--without-pip", "--clear", str(environment)])
         pip = [python, "-m", "pip", "--disable-pip-version-check", "--python", str(own), "install", "-qq", "--no-deps"]
-        run([*pip, "--require-hashes", *(word for lock in locks for word in ("-r", str(lock)))])
+        run([*pip, "--no-compile", "--require-hashes", *(word for lock in locks for word in ("-r", str(lock)))])
         run([*pip, "--no-build-isolation", "-e", "."])
         ready.touch()
     run([str(own), "-m", "pytest", "-q", "tests", "--ignore=tests/integration", "-p", "no:cacheprovider"])
