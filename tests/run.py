@@ -1,5 +1,8 @@
 """Run every test: the unit tests on each CPython from 3.11 to 3.13 that is here, at the same time, then all the others.
 
+Of these, some look at nobody's pace, and are run by as many workers as there are processors. Some look at it and wait
+more than they work: three workers leave the processors idle enough. All others have the machine to themselves.
+
 Other interpreters get an environment of their own, `.venv-3.12` for one, from the same locked requirements. Branch
 coverage is measured twice, as the project promises it: of all that is below the service, the client and the command
 line by the unit tests alone (at least 90 %), and of the whole package by all tests (at least 95 %).
@@ -16,6 +19,8 @@ ROOT = Path(__file__).resolve().parent.parent
 VERSIONS = ("3.11", "3.12", "3.13")
 UPPER_LAYERS = ("cli", "twist", "service", "client", "__main__", "_twist_plugin")
 UNIT_COVERAGE, COVERAGE = 90, 95
+PACELESS = ("tls", "image", "deploy", "commands", "words", "library", "password_logins", "churn")
+WAITING = ("prometheus", "stopped", "subscribers", "wall_clock")
 
 
 def main() -> None:
@@ -30,9 +35,25 @@ def main() -> None:
         finally:
             for other in others:
                 other.end()
+    say("tests of real processes, of which nobody's pace matters")
+    run(integration(PACELESS, "--numprocesses=auto", "--dist=loadfile", "--no-loadscope-reorder", "--cov-report="))
+    say("tests of real processes that look at their pace, and wait more than they work")
+    run(integration(WAITING, "--numprocesses=3", "--dist=worksteal", "--cov-report="))
     say("all other tests, with the coverage of the whole package by these and those")
-    rest = ("tests/integration", "--cov", "--cov-append", "--cov-report=term-missing:skip-covered")
-    run([sys.executable, "-m", "pytest", *rest, f"--cov-fail-under={COVERAGE}"])
+    ignored = [f"--ignore={file_of(name)}" for name in PACELESS + WAITING]
+    report = ("--cov-report=term-missing:skip-covered", f"--cov-fail-under={COVERAGE}")
+    run([sys.executable, "-m", "pytest", "tests/integration", *ignored, "--cov", "--cov-append", *report])
+
+
+def integration(names: tuple[str, ...], *options: str) -> list[str]:
+    """Return the command that runs some integration tests, their coverage added to what was measured before."""
+    files = map(file_of, names)
+    return [sys.executable, "-m", "pytest", *files, "--cov", "--cov-append", *options]
+
+
+def file_of(name: str) -> str:
+    """Return the file of the integration tests of a name."""
+    return f"tests/integration/test_{name}.py"
 
 
 class Beside:
@@ -86,7 +107,7 @@ def other_version(version: str) -> None:
     if not ready.exists() or ready.stat().st_mtime < max(lock.stat().st_mtime for lock in locks):
         run([python, "-m", "venv", "--without-pip", "--clear", str(environment)])
         pip = [python, "-m", "pip", "--disable-pip-version-check", "--python", str(own), "install", "-qq", "--no-deps"]
-        run([*pip, "--require-hashes", *(word for lock in locks for word in ("-r", str(lock)))])
+        run([*pip, "--no-compile", "--require-hashes", *(word for lock in locks for word in ("-r", str(lock)))])
         run([*pip, "--no-build-isolation", "-e", "."])
         ready.touch()
     run([str(own), "-m", "pytest", "-q", "tests", "--ignore=tests/integration", "-p", "no:cacheprovider"])

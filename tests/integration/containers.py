@@ -1,5 +1,7 @@
 """Running podman as root on a machine without systemd, and building this checkout's image with it."""
 
+import fcntl
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -17,8 +19,12 @@ events_logger = "file"
 BUILD_SECONDS = 300
 
 
+@contextmanager
 def podman_command(tmp_path_factory):
-    """Return what runs a podman command here."""
+    """Hand out what runs a podman command here, to one module at a time.
+
+    The images of all modules have layers in common: who removes one could take away what another is building on.
+    """
     for program in ("podman", "buildah", "runc"):
         if run("which", program).returncode:
             pytest.skip(f"there is no {program} here; it comes with Debian's package {program}")
@@ -32,7 +38,9 @@ def podman_command(tmp_path_factory):
         return done
 
     podman.environment = environment
-    return podman
+    with (tmp_path_factory.getbasetemp().parent / "podman").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield podman
 
 
 def build_image(podman, name, *options):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -9,9 +10,12 @@ import sys
 import threading
 import time
 import urllib.request
+from contextlib import suppress
 from pathlib import Path
 
 from prometheus_client.parser import text_string_to_metric_families
+
+from clockd.users import add_account
 
 HERE = Path(__file__).parent
 CLOCKD = [sys.executable, "-m", "clockd"]
@@ -21,7 +25,7 @@ SECONDS = 20
 
 
 def without_coverage():
-    """Return an environment for processes whose timing is looked at: measuring coverage slows them down."""
+    """Return an environment for processes that are not ours, or whose timing is looked at: coverage slows them down."""
     return {key: value for key, value in os.environ.items() if not key.startswith("COVERAGE_")}
 
 
@@ -50,10 +54,13 @@ def eventually(condition, seconds=SECONDS):
 
 
 def free_port():
-    """Return a port that was free a moment ago."""
+    """Return a port that was free a moment ago, and that the kernel gives to nobody who asks for just any."""
     with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+        while True:
+            port = random.randrange(10_000, 32_768)
+            with suppress(OSError):
+                probe.bind(("", port))
+                return port
 
 
 STARTED = []
@@ -138,7 +145,7 @@ class Server(Program):
     def __init__(self, folder, *arguments, environment=None, port=0, metrics=0):
         self.users = folder / "users"
         if not self.users.exists():
-            self.secret = clockd("user", "add", "--users", str(self.users), "alice").stdout.strip()
+            self.secret = add_account(self.users, "alice")
             self.secret_file = folder / "secret"
             self.secret_file.write_text(self.secret)
         super().__init__(
@@ -164,6 +171,12 @@ class Server(Program):
             for family in text_string_to_metric_families(self.get("/metrics"))
             for sample in family.samples
         }
+
+    def assert_empty(self):
+        """Check that nobody is there any more."""
+        states = ("pending", "authenticated")
+        eventually(lambda: sum(self.scrape()[f"clockd_connections {state}"] for state in states) == 0)
+        assert self.scrape()["clockd_avatars"] == 0
 
     def stop(self, number=signal.SIGTERM):
         """End it in good order; nothing that happened to it may have been an error of its own."""

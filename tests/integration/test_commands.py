@@ -15,6 +15,7 @@ import pytest
 from processes import CLOCKD, FREE, Program, Server, clockd, eventually, run
 
 import clockd as package
+from clockd.users import add_account
 
 TWIST = [str(Path(sys.executable).with_name("twist")), "clockd"]
 
@@ -30,7 +31,7 @@ def says(done, code, text):
 @pytest.fixture
 def users(tmp_path):
     path = tmp_path / "users"
-    assert clockd("user", "add", "alice", "--users", str(path)).returncode == 0
+    add_account(path, "alice")
     return path
 
 

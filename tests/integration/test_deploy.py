@@ -50,7 +50,8 @@ def test_every_panel_says_what_it_shows_and_in_which_unit():
 
 @pytest.fixture(scope="module")
 def podman(tmp_path_factory):
-    return podman_command(tmp_path_factory)
+    with podman_command(tmp_path_factory) as podman:
+        yield podman
 
 
 @pytest.fixture(scope="module")
@@ -65,8 +66,8 @@ def composition(podman):
     environment = podman.environment | {key: str(port) for key, port in ports.items()}
     environment |= {"CLOCKD_IMAGE": image, "PROMETHEUS_IMAGE": "localhost/prometheus:latest"}
     compose = (str(BIN / "podman-compose"), "-p", project, "-f", str(DEPLOY / "compose.yaml"))
-    up = run(*compose, "up", "-d", "--no-build", "clockd", "prometheus", environment=environment, seconds=120)
     try:
+        up = run(*compose, "up", "-d", "--no-build", "clockd", "prometheus", environment=environment, seconds=120)
         assert up.returncode == 0, up.stderr
         log = eventually(lambda: secret_of(podman, f"{project}_clockd_1"), 60)
         yield {"clockd": ports["CLOCKD_PORT"], "prometheus": ports["PROMETHEUS_PORT"], "secret": log}

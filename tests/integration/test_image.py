@@ -18,7 +18,8 @@ HARDENED = ("--read-only", "--cap-drop=all", "--security-opt=no-new-privileges")
 
 @pytest.fixture(scope="module")
 def podman(tmp_path_factory):
-    return podman_command(tmp_path_factory)
+    with podman_command(tmp_path_factory) as podman:
+        yield podman
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,10 @@ from collections import Counter
 
 import pytest
 from certificates import HOST, Chain
-from processes import FREE, Program, Server, clockd, eventually
+from processes import FREE, Program, Server, clockd, eventually, without_coverage
+
+from clockd.passwords import new_hasher
+from clockd.users import add_account, add_password_account
 
 COMMON = """
 import json, sys, time
@@ -91,10 +94,9 @@ class PasswordServer(Server):
 
     def __init__(self, folder, **limits):
         self.root, certificate, key = Chain().write(folder)
-        carol = ("user", "add", "carol", "--users", str(folder / "users"), "--password-stdin")
         if not (folder / "users").exists():
-            self.secret = clockd("user", "add", "alice", "--users", str(folder / "users")).stdout.strip()
-            assert clockd(*carol, stdin="hunter2\n").returncode == 0
+            self.secret = add_account(folder / "users", "alice")
+            add_password_account(folder / "users", "carol", b"hunter2", new_hasher().hash)
         unix = str(folder / "socket")
         environment = {
             "CLOCKD_TLS_LISTEN": json.dumps([FREE]),
@@ -111,18 +113,13 @@ class PasswordServer(Server):
     def program(self, text, way, *words):
         """Start a stock client, whose last line is JSON."""
         code = COMMON + text + "\nreact(lambda reactor: Deferred.fromCoroutine(main(reactor)))\n"
-        return Program(sys.executable, "-c", code, way, self.addresses[way], str(self.root), *words)
+        command = (sys.executable, "-c", code, way, self.addresses[way], str(self.root), *words)
+        return Program(*command, environment=without_coverage())
 
     def session(self, way, name, password):
         return self.program(SESSION, way, name, password).result()
 
-    def assert_empty(self):
-        """Check that nobody is there any more."""
-        eventually(lambda: sum(self.scrape()[f"clockd_connections {state}"] for state in STATES) == 0)
-        assert self.scrape()["clockd_avatars"] == 0
 
-
-STATES = ("pending", "authenticated")
 WRONG = {"refused": "clockd.errors.WrongCredentials"}
 
 

@@ -17,8 +17,10 @@ from pathlib import Path
 import pytest
 from certificates import HOST, Certified, Chain
 from cryptography.hazmat.primitives.asymmetric import rsa
-from processes import CLOCKD, FREE, Program, Server, clockd, eventually, run
+from processes import CLOCKD, FREE, Program, Server, clockd, eventually, run, without_coverage
 from test_commands import TWIST, says
+
+from clockd.users import add_account
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -134,9 +136,8 @@ class TLSServer(Server):
 
     def client(self, way, address):
         """Run a stock client that takes some pushes and leaves; return what it got."""
-        done = run(sys.executable, "-c", CLIENT, way, address, self.secret, str(self.root))
-        assert done.returncode == 0, done.stderr
-        return json.loads(done.stdout)
+        command = (sys.executable, "-c", CLIENT, way, address, self.secret, str(self.root))
+        return Program(*command, environment=without_coverage()).result()
 
     def assert_left(self, clients):
         """Check that as many clients have come and gone, and that nothing is left of them."""
@@ -618,7 +619,7 @@ BROKEN = {
 @pytest.fixture
 def users(tmp_path):
     path = tmp_path / "users"
-    assert clockd("user", "add", "alice", "--users", str(path)).returncode == 0
+    add_account(path, "alice")
     return path
 
 
