@@ -85,7 +85,7 @@ class ValueEncoder:
             left = self._put(value, VALUE_DEPTH, most, parts)
         except UnicodeEncodeError as error:
             raise InvalidValue("a value's text cannot be written as UTF-8") from error
-        except RuntimeError as error:  # a dict that another thread changes meanwhile
+        except RuntimeError as error:  # a dict that another thread changes in this moment
             raise InvalidValue("a value that changes while it is read") from error
         if left < 0:
             raise _too_long(most)
@@ -103,20 +103,23 @@ class ValueEncoder:
     def _put_container(self, value: Any, depth: int, left: int, parts: list[bytes]) -> int:
         if not depth:
             raise InvalidValue(f"a value has {VALUE_DEPTH} levels at most")
+        if 2 * len(value) > left:  # nothing is shorter than two bytes
+            return -1
         kind = type(value)
         word = self._dictionary if kind is dict else self._list if kind is list else self._tuple
-        data = _number(len(value) + 1) + banana.LIST + word
+        items = tuple(value.items() if kind is dict else value)  # another thread may change the value meanwhile
+        data = _number(len(items) + 1) + banana.LIST + word
         parts.append(data)
         left -= len(data)
         if kind is dict:
-            for key, item in value.items():
+            for key, item in items:
                 data = b"\x02" + banana.LIST + self._atom(key)
                 parts.append(data)
                 left = self._put(item, depth - 1, left - len(data), parts)
                 if left < 0:
                     break
         else:
-            for item in value:
+            for item in items:
                 left = self._put(item, depth - 1, left, parts)
                 if left < 0:
                     break
