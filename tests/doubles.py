@@ -113,9 +113,17 @@ class Mind(pb.Referenceable):
     def __init__(self, answer=None):
         self.answer = answer
         self.stamps = []
+        self.samples = []
 
     def remote_notifyTime(self, stamp):
         self.stamps.append(stamp)
+        return self._answer()
+
+    def remote_notifySample(self, *sample):
+        self.samples.append(sample)
+        return self._answer()
+
+    def _answer(self):
         if isinstance(self.answer, Exception):
             raise self.answer
         return self.answer() if callable(self.answer) else self.answer
