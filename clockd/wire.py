@@ -15,7 +15,7 @@ from twisted.spread import banana
 from twisted.spread.jelly import jelly
 
 from clockd.errors import InvalidValue
-from clockd.values import Sample
+from clockd.values import Published, Sample
 
 VALUE_BYTES = 4096
 """Longest value, encoded in the dialect `pb`."""
@@ -164,9 +164,13 @@ class SampleEncoder:
         kept = self._kept.get(sample.feed)
         if kept is not None and kept[0] is sample:
             return kept[1]
-        items = (sample.feed, sample.sequence, float(sample.stamp), sample.value)
-        # bounded where the value was taken: in another dialect it may be longer
-        data = b"".join((self._before, *(self._encode_value(item, 8 * VALUE_BYTES) for item in items), self._after))
+        encode = self._encode_value
+        if type(sample) is Published and self.dialect == b"pb":
+            value = sample.encoded
+        else:
+            value = encode(sample.value, 8 * VALUE_BYTES)  # in another dialect it may be longer than when it was taken
+        items = (encode(item) for item in (sample.feed, sample.sequence, float(sample.stamp)))
+        data = b"".join((self._before, *items, value, self._after))
         self._kept[sample.feed] = sample, data
         return data
 

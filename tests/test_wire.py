@@ -12,7 +12,8 @@ from twisted.spread.jelly import jelly
 from twisted.trial.unittest import SynchronousTestCase
 
 from clockd.errors import InvalidValue
-from clockd.values import Sample
+from clockd.feeds import LatestFeed
+from clockd.values import FeedTally, Sample
 from clockd.wire import (
     _SOME_REQUEST,
     _SOME_STAMP,
@@ -332,6 +333,26 @@ class SampleTests(SynchronousTestCase):
             ValueEncoder(b"none").encode(value)
         arguments = SampleEncoder(b"none").arguments(Sample("a", 1, 1.5, value))
         self.assertIn(Encoder(b"none").encode(jelly(value)), arguments)
+
+    def test_what_was_published_is_what_is_sent_even_if_it_was_changed_since(self):
+        value = [1]
+        feed = LatestFeed("load", ValueEncoder(b"pb").encode, FeedTally(), lambda: 1.5)
+        feed.publish(value)
+        value.append(object())
+        self.assertEqual(
+            template(b"pb", 1).one_way(feed.latest()), template(b"pb", 1).one_way(Sample("load", 1, 1.5, [1]))
+        )
+
+    @given(dialects, values)
+    def test_what_was_published_has_the_bytes_of_any_other_sample(self, dialect, value):
+        feed = LatestFeed("load", ValueEncoder(b"pb").encode, FeedTally(), lambda: 1.5)
+        try:
+            feed.publish(value)
+        except InvalidValue:
+            return
+        self.assertEqual(
+            template(dialect, 1).one_way(feed.latest()), template(dialect, 1).one_way(Sample("load", 1, 1.5, value))
+        )
 
     def test_a_stamp_is_sent_as_a_float(self):
         self.assertEqual(
