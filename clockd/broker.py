@@ -55,8 +55,11 @@ UNSENT_BEFORE_LOGIN = 4096
 BEFORE_LOGIN = Bounds(bytes=1024, depth=16, items=64)
 """Of one expression. A stock client's longest one before its login has some 200 bytes."""
 
-DEPTH, ITEMS = 16, 2048
-"""Of one expression after the login, whose bytes are a limit of the configuration. A value of four levels takes 12."""
+DEPTH, ITEMS = 16, 2112
+"""Of one expression after the login, whose bytes are a limit of the configuration.
+
+A value of four levels takes 12, and one of 4096 bytes up to 2048 items; 64 are for the call around it.
+"""
 
 MESSAGES_BEFORE_LOGIN = 32
 """A stock client sends four, and two more for each further try."""
