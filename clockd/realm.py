@@ -104,7 +104,7 @@ class ClockAvatar(pb.Avatar):
         subscription = self.subscriptions.get(feed) if isinstance(feed, str) else None
         if subscription is None:
             self._tally.periods["refused"] += 1
-            raise UnknownFeed(f"not subscribed to that feed; subscribed: {', '.join(self.subscriptions)}")
+            raise UnknownFeed("not subscribed to that feed; subscribe to it first")
         return subscription.set_period(period)
 
     def perspective_subscribe(self, feed: object, period: object = None, deadband: object = None) -> float:

@@ -139,7 +139,7 @@ class AvatarTests(SynchronousTestCase):
 
     def test_setperiod_on_a_feed_that_is_not_subscribed_is_refused_and_counted(self):
         for feed in ("weather", b"time", None, ["time"], {}):
-            with self.assertRaisesRegex(UnknownFeed, "subscribed: time"):
+            with self.assertRaisesRegex(UnknownFeed, "not subscribed to that feed"):
                 self.avatar.perspective_setperiod(5, feed)
         self.assertEqual(self.rig.tally.periods, {"granted": 0, "clamped": 0, "refused": 5})
         self.assertEqual(self.avatar.subscriptions["time"].period, 2)
