@@ -255,6 +255,9 @@ class FeedMetricsTests(MetricsCase):
         for index in range(33, 41):
             self.tally.feeds[f"n{index}"].updated = None
         self.assertEqual(self.of("feed_last_update_timestamp_seconds", self.scrape())["other"], 32_000)
+        self.tally.feeds["n35"].updated, self.tally.feeds["n40"].updated = 99_000, 2000
+        self.assertEqual(self.of("feed_last_update_timestamp_seconds", self.scrape())["other"], 99_000)
+        self.tally.feeds["n35"].updated = self.tally.feeds["n40"].updated = None
         self.tally.feeds["n32"].updated = None
         self.assertNotIn("other", self.of("feed_last_update_timestamp_seconds", self.scrape()))
 
