@@ -13,7 +13,7 @@ from typing import Any, cast
 from weakref import WeakSet
 
 from twisted.cred.portal import Portal
-from twisted.internet.defer import Deferred, fail, maybeDeferred
+from twisted.internet.defer import Deferred, fail
 from twisted.internet.error import ConnectionDone
 from twisted.internet.interfaces import IAddress, IDelayedCall, IReactorTime
 from twisted.logger import Logger
@@ -55,8 +55,11 @@ UNSENT_BEFORE_LOGIN = 4096
 BEFORE_LOGIN = Bounds(bytes=1024, depth=16, items=64)
 """Of one expression. A stock client's longest one before its login has some 200 bytes."""
 
-DEPTH, ITEMS = 16, 2048
-"""Of one expression after the login, whose bytes are a limit of the configuration. A value of four levels takes 12."""
+DEPTH, ITEMS = 16, 2112
+"""Of one expression after the login, whose bytes are a limit of the configuration.
+
+A value of four levels takes 12, and one of 4096 bytes up to 2048 items; 64 are for the call around it.
+"""
 
 MESSAGES_BEFORE_LOGIN = 32
 """A stock client sends four, and two more for each further try."""
@@ -382,10 +385,16 @@ class ClockBroker(pb.Broker):
             raise pb.ProtocolError("arguments that no login has")
         name = message.decode() if isinstance(message, bytes) else str(message)
         target = self.localObjectForID(objectID)
-        if target is None:
-            result: Deferred[Any] = fail(pb.Error("Invalid Object ID"))
-        else:
-            result = maybeDeferred(target.remoteMessageReceived, self, name, netArgs, netKw)
+        try:
+            if target is None:
+                raise pb.Error("Invalid Object ID")
+            result = target.remoteMessageReceived(self, name, netArgs, netKw)
+            if not isinstance(result, Deferred):  # nearly always; without a Deferred an answer takes 4 µs less
+                if answerRequired:
+                    self.sendCall(b"answer", requestID, result)
+                return
+        except Exception:  # noqa: BLE001  # all that a boundary raises is for the peer
+            result = fail()
         if answerRequired:
             result.addCallback(lambda answer: self.sendCall(b"answer", requestID, answer))
             result.addErrback(lambda failure: self.sendCall(b"error", requestID, self.serialize(_refusal(failure))))

@@ -36,7 +36,7 @@ class LatestFeed:
 
     Args:
         name: The feed's name.
-        encode: Returns the bytes by which a value is told from others, or raises `InvalidValue`.
+        encode: Returns a value's bytes in the dialect `pb`, which tell it from others, or raises `InvalidValue`.
         counts: Where it is counted.
         now: Unix seconds UTC by the host's wall clock.
     """
@@ -51,7 +51,6 @@ class LatestFeed:
         self._latest: Published | None = None
         self._sequence = 0
         self._version = 0
-        self._encoded = b""
 
     def latest(self) -> Published | None:
         """Return what was published last."""
@@ -73,10 +72,9 @@ class LatestFeed:
         encoded = self._encode(value)
         moment = self._now() if stamp is None else _moment(stamp)
         self._sequence += 1
-        if encoded != self._encoded:
-            self._encoded = encoded
+        if self._latest is None or encoded != self._latest.encoded:
             self._version += 1
-        self._latest = Published(self.name, self._sequence, moment, value, self._version)
+        self._latest = Published(self.name, self._sequence, moment, value, encoded, self._version)
         self._counts.updates += 1
         self._counts.updated = self._now()
         return self._sequence

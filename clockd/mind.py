@@ -152,7 +152,7 @@ class RemoteMind(_Touched):
 
     def take_notices(self, wanted: bool = True) -> None:
         """See `ISink`."""
-        self._notices = count(1) if wanted else None
+        self._notices = (self._notices or count(1)) if wanted else None
 
     def notify(self, notice: Mapping[str, object]) -> None:
         """See `ISink`."""

@@ -66,7 +66,7 @@ class ClockAvatar(pb.Avatar):
     ) -> None:
         self.account = account
         self.subscriptions = {"time": desk.subscription("time", account, sink)}
-        self._former: dict[str, Subscription] = {}
+        self._stopped: dict[str, float] = {}  # when, of those that are subscribed no more
         self._sink = sink
         self._desk = desk
         self._tally = tally
@@ -89,6 +89,7 @@ class ClockAvatar(pb.Avatar):
         if self._out:
             return
         self._out = True
+        self._sink.pull_from(lambda _: None)  # else it and the avatar would hold each other
         for subscription in self.subscriptions.values():
             subscription.stop()
         if self._active:
@@ -104,7 +105,7 @@ class ClockAvatar(pb.Avatar):
         subscription = self.subscriptions.get(feed) if isinstance(feed, str) else None
         if subscription is None:
             self._tally.periods["refused"] += 1
-            raise UnknownFeed(f"not subscribed to that feed; subscribed: {', '.join(self.subscriptions)}")
+            raise UnknownFeed("not subscribed to that feed; subscribe to it first")
         return subscription.set_period(period)
 
     def perspective_subscribe(self, feed: object, period: object = None, deadband: object = None) -> float:
@@ -131,7 +132,6 @@ class ClockAvatar(pb.Avatar):
         granted = subscription.set_period(self._desk.limits.default_period if period is None else period)
         subscription.deadband = wanted
         name = str(feed)
-        self._former.pop(name, None)
         self.subscriptions[name] = subscription
         if self._active and not self._out:
             subscription.start()
@@ -144,7 +144,7 @@ class ClockAvatar(pb.Avatar):
         subscription = self.subscriptions.pop(feed, None) if isinstance(feed, str) else None
         if subscription is not None:
             subscription.stop()
-            self._former[str(feed)] = subscription
+            self._stopped[str(feed)] = subscription.stopped
 
     def perspective_feeds(self) -> list[str]:
         """Return the names of the feeds that this account may read."""
@@ -167,7 +167,8 @@ class ClockAvatar(pb.Avatar):
         made = self._desk.subscription(feed, self.account, self._sink)
         if len(self.subscriptions) >= self._desk.limits.subscriptions:
             raise TooManySubscriptions(f"a connection may have {self._desk.limits.subscriptions} subscriptions")
-        return self._former.get(str(feed), made)
+        made.stopped = self._stopped.get(str(feed), made.stopped)
+        return made
 
     def _pull(self, feed: str) -> Sample | None:
         subscription = self.subscriptions.get(feed)

@@ -52,16 +52,17 @@ class Subscription:
     Attributes:
         period: The period in force, in seconds.
         deadband: A number that differs by no more from the one that was pushed last is not pushed.
+        stopped: When it was stopped, or the one of this feed and sink before it.
         timer: The `TimerService` that ticks; it stops when the subscription does.
     """
 
-    __slots__ = ("_limits", "_newest", "_sink", "_stopped", "deadband", "period", "timer")
+    __slots__ = ("_limits", "_newest", "_sink", "deadband", "period", "stopped", "timer")
 
     def __init__(self, newest: Newest, sink: ISink, limits: Limits) -> None:
         self._newest = newest
         self._sink = sink
         self._limits = limits
-        self._stopped = -math.inf
+        self.stopped = -math.inf
         self.period = limits.default_period
         self.deadband = 0.0
         self.timer = ScheduledTimer(newest.schedule, sink, self.period, self._call(), sink)
@@ -80,7 +81,7 @@ class Subscription:
             return
         self._newest.counts.subscribed(self.period)
         self.timer.startService()
-        if self._newest.schedule.clock.seconds() - self._stopped >= self.period:
+        if self._newest.schedule.clock.seconds() - self.stopped >= self.period:
             sample = self.pull()
             if sample is not None:
                 self._sink.push(sample)
@@ -90,7 +91,7 @@ class Subscription:
         if self.timer.running:
             self._newest.counts.unsubscribed(self.period)
             self.timer.stopService()
-            self._stopped = self._newest.schedule.clock.seconds()
+            self.stopped = self._newest.schedule.clock.seconds()
 
     def pull(self) -> Sample | None:
         """Return the newest sample, which will be pushed now."""
@@ -134,32 +135,35 @@ class Subscription:
 
 
 class ChangeSubscription(Subscription):
-    """Pushes the newest sample of a feed whose values may stay the same, once a period, if it is news.
+    """Pushes the newest sample of a feed whose values may stay the same, once a period, if it is news."""
 
-    It is news if it is not the value that was pushed last, or that was pushed `Limits.max_silence` ago.
-    """
-
-    __slots__ = ("_last", "_pushed")
+    __slots__ = ("_news",)
 
     def __init__(self, newest: Newest, sink: ISink, limits: Limits) -> None:
-        self._last: Published | None = None  # what was pushed, or is owed by the sink
-        self._pushed = 0.0  # when
+        self._news = _News(newest, limits.max_silence)
         super().__init__(newest, sink, limits)
 
     def _call(self) -> Callable[[ISink], object]:
-        return self._tick
+        return self._news.tick
 
     def start(self) -> None:
         """As for any other; whatever was pushed before it was stopped, the current sample is news."""
         if not self.timer.running:
-            self._last = None
+            self._news.last = None
         super().start()
 
     def pull(self) -> Sample | None:
         """Return the newest sample, which will be pushed now."""
-        self._last = sample = cast("Published | None", self._newest.latest())
-        self._pushed = self._newest.schedule.clock.seconds()
-        return sample
+        return self._news.pull()
+
+    @property
+    def deadband(self) -> float:
+        """As of any other."""
+        return self._news.deadband
+
+    @deadband.setter
+    def deadband(self, deadband: float) -> None:
+        self._news.deadband = deadband
 
     def deadband_for(self, deadband: object) -> float:
         """As for any other."""
@@ -169,7 +173,35 @@ class ChangeSubscription(Subscription):
             raise InvalidValue("a deadband is a finite number of 0 or more")
         return float(min(deadband, sys.float_info.max))
 
-    def _tick(self, sink: ISink) -> None:
+
+class _News:
+    """Pushes the newest sample of a feed if it is news to one sink.
+
+    It is news if it is not the value that was pushed last, or that was pushed `max_silence` ago.
+    The subscription knows it, and it does not know the subscription, so that nothing is left that holds itself.
+
+    Attributes:
+        last: The sample that was pushed, or is owed by the sink.
+        deadband: As of the subscription.
+    """
+
+    __slots__ = ("_max_silence", "_newest", "_pushed", "deadband", "last")
+
+    def __init__(self, newest: Newest, max_silence: float) -> None:
+        self._newest = newest
+        self._max_silence = max_silence
+        self._pushed = 0.0  # when
+        self.last: Published | None = None
+        self.deadband = 0.0
+
+    def pull(self) -> Published | None:
+        """Return the newest sample, which will be pushed now."""
+        self.last = sample = cast("Published | None", self._newest.latest())
+        self._pushed = self._newest.schedule.clock.seconds()
+        return sample
+
+    def tick(self, sink: ISink) -> None:
+        """Push to the sink, as a call of the schedule."""
         newest = self._newest
         if newest.schedule.missed:
             newest.counts.skipped["stall"] += newest.schedule.missed
@@ -178,14 +210,14 @@ class ChangeSubscription(Subscription):
             return
         now = newest.schedule.clock.seconds()
         if self._is_news(sample, now):
-            self._last, self._pushed = sample, now
+            self.last, self._pushed = sample, now
             sink.push(sample)
         else:
             newest.counts.skipped["unchanged"] += 1
 
     def _is_news(self, sample: Published, now: float) -> bool:
-        last = self._last
-        if last is None or now - self._pushed >= self._limits.max_silence:
+        last = self.last
+        if last is None or now - self._pushed >= self._max_silence:
             return True
         if sample.version == last.version:
             return False

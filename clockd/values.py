@@ -55,9 +55,11 @@ class Published(Sample, frozen=True, gc=False):
     """A sample of a feed whose values may stay the same.
 
     Attributes:
+        encoded: The value's bytes in the dialect `pb`, from when it was published.
         version: Goes up with each value that differs from the one before.
     """
 
+    encoded: bytes
     version: int
 
 

@@ -15,7 +15,7 @@ from twisted.spread import banana
 from twisted.spread.jelly import jelly
 
 from clockd.errors import InvalidValue
-from clockd.values import Sample
+from clockd.values import Published, Sample
 
 VALUE_BYTES = 4096
 """Longest value, encoded in the dialect `pb`."""
@@ -85,7 +85,7 @@ class ValueEncoder:
             left = self._put(value, VALUE_DEPTH, most, parts)
         except UnicodeEncodeError as error:
             raise InvalidValue("a value's text cannot be written as UTF-8") from error
-        except RuntimeError as error:  # a dict that another thread changes meanwhile
+        except RuntimeError as error:  # a dict that another thread changes in this moment
             raise InvalidValue("a value that changes while it is read") from error
         if left < 0:
             raise _too_long(most)
@@ -103,20 +103,23 @@ class ValueEncoder:
     def _put_container(self, value: Any, depth: int, left: int, parts: list[bytes]) -> int:
         if not depth:
             raise InvalidValue(f"a value has {VALUE_DEPTH} levels at most")
+        if 2 * len(value) > left:  # nothing is shorter than two bytes
+            return -1
         kind = type(value)
         word = self._dictionary if kind is dict else self._list if kind is list else self._tuple
-        data = _number(len(value) + 1) + banana.LIST + word
+        items = tuple(value.items() if kind is dict else value)  # another thread may change the value meanwhile
+        data = _number(len(items) + 1) + banana.LIST + word
         parts.append(data)
         left -= len(data)
         if kind is dict:
-            for key, item in value.items():
+            for key, item in items:
                 data = b"\x02" + banana.LIST + self._atom(key)
                 parts.append(data)
                 left = self._put(item, depth - 1, left - len(data), parts)
                 if left < 0:
                     break
         else:
-            for item in value:
+            for item in items:
                 left = self._put(item, depth - 1, left, parts)
                 if left < 0:
                     break
@@ -161,9 +164,13 @@ class SampleEncoder:
         kept = self._kept.get(sample.feed)
         if kept is not None and kept[0] is sample:
             return kept[1]
-        items = (sample.feed, sample.sequence, float(sample.stamp), sample.value)
-        # bounded where the value was taken: in another dialect it may be longer
-        data = b"".join((self._before, *(self._encode_value(item, 8 * VALUE_BYTES) for item in items), self._after))
+        encode = self._encode_value
+        if type(sample) is Published and self.dialect == b"pb":
+            value = sample.encoded
+        else:
+            value = encode(sample.value, 8 * VALUE_BYTES)  # in another dialect it may be longer than when it was taken
+        items = (encode(item) for item in (sample.feed, sample.sequence, float(sample.stamp)))
+        data = b"".join((self._before, *items, value, self._after))
         self._kept[sample.feed] = sample, data
         return data
 

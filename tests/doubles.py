@@ -113,16 +113,24 @@ class Mind(pb.Referenceable):
     def __init__(self, answer=None):
         self.answer = answer
         self.stamps = []
+        self.samples = []
 
     def remote_notifyTime(self, stamp):
         self.stamps.append(stamp)
+        return self._answer()
+
+    def remote_notifySample(self, *sample):
+        self.samples.append(sample)
+        return self._answer()
+
+    def _answer(self):
         if isinstance(self.answer, Exception):
             raise self.answer
         return self.answer() if callable(self.answer) else self.answer
 
 
 class Transport(FakeTransport):
-    """iosim's, with an `abortConnection` that drops what is unsent; it keeps all that was written."""
+    """iosim's, with an `abortConnection` that drops what is unsent; it keeps all that was written, and each write."""
 
     other = None
     aborted = False
@@ -131,10 +139,12 @@ class Transport(FakeTransport):
     def __init__(self, protocol, isServer, peer):
         super().__init__(protocol, isServer, peerAddress=peer)
         self.written = b""
+        self.writes = []
 
     def write(self, data):
         if not self.disconnecting:
             self.written += data
+            self.writes.append(data)
         super().write(data)
 
     def bufferReceived(self, data):
@@ -392,7 +402,8 @@ class RigCase(SynchronousTestCase):
         rig.network.flush()
         tally = rig.tally
         self.assertEqual((tally.pending, tally.authenticated, tally.avatars), (0, 0, 0))
-        self.assertEqual((rig.time.subscriptions, rig.time.requested), (0, 0.0))
+        for name, counts in tally.feeds.items():
+            self.assertEqual((counts.subscriptions, counts.requested), (0, 0.0), name)
         self.assertEqual(tally.opened, sum(tally.closed.values()))
         self.assertEqual(rig.roster._connections, {})
         self.assertEqual(rig.factory.connections, set())

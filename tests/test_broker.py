@@ -705,8 +705,8 @@ class BoundsTests(RigCase):
     def test_before_the_login_64_items(self):
         self.assert_bounded(False, self.call(*[1] * 50), self.call(*[1] * 64))
 
-    def test_after_the_login_2048_items(self):
-        self.assert_bounded(True, self.call(*[1] * 2000), self.call(*[1] * 2048))
+    def test_after_the_login_2112_items(self):
+        self.assert_bounded(True, self.call(*[1] * 2100), self.call(*[1] * 2112))
 
     def test_16_levels_before_and_after_the_login(self):
         for enters in (False, True):

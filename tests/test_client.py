@@ -305,7 +305,7 @@ class PeriodTests(ClientCase):
 
     def test_a_refusal_comes_as_its_class_with_the_server_s_words(self):
         error = self.failureResultOf(self.ask(self.entered().setperiod(5, "weather")), UnknownFeed).value
-        self.assertIn("subscribed: time", str(error))
+        self.assertIn("not subscribed to that feed", str(error))
 
     def test_a_period_that_was_refused_is_not_remembered(self):
         client = self.entered()

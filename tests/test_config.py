@@ -7,9 +7,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from clockd.config import Config, Server, Tls, load
+from clockd.config import (
+    ClockdFeed,
+    Config,
+    HostFeed,
+    PrometheusFeed,
+    PushFeed,
+    PythonFeed,
+    Server,
+    Tls,
+    load,
+)
 from clockd.errors import Misconfigured
-from clockd.values import Limits
+from clockd.values import MOST_FEEDS, Limits
 
 YEAR = 31_622_400
 
@@ -188,6 +198,9 @@ class BoundsTests(ConfigCase):
             ("message_bytes", (1024, 655_360), (1023, 655_361)),
             ("ack_seconds", (0.05, 86400), (0.049, 86400.1, "nan", "inf")),
             ("stale_seconds", (0.05, 86400), (0.049, 86400.1, "nan", "inf")),
+            ("max_silence", (5e-324, 30, YEAR), (0, -1.0, YEAR + 1, "nan", "inf")),
+            ("subscriptions", (1, 64, 256), (0, 257, 1.5)),
+            ("publishes_per_second", (1, 1_000_000), (0, 1_000_001, 0.5)),
             ("buffer_bytes", (4096, 65536, 1_073_741_824), (4095, 1_073_741_825, -1, 0, 4096.5, "true", "nan")),
             ("min_period", (5e-324, 1.0), (0, -1.0, "nan")),
             ("max_period", (1.0, YEAR), (YEAR + 1, "inf", "nan", "1" + 400 * "0")),
@@ -255,6 +268,126 @@ class TlsTests(ConfigCase):
             ("private_kye = 'a'", "FILE: tls.private_kye: no such key; did you mean private_key?"),
         ):
             self.wrong(expected, f"[tls]\n{text}\n")
+
+
+class FeedsTests(ConfigCase):
+    def feeds(self, text):
+        return load(self.write(text), {}).feeds
+
+    def refused(self, name, kind, line, expected):
+        """Check what is said of a feed of this kind with one more line."""
+        needed = {"prometheus": 'url = "http://a/b"\nmetrics = ["a"]\n', "python": 'plugin = "a"\n'}.get(kind, "")
+        key = line.partition(" ")[0]
+        needed = "".join(each for each in needed.splitlines(keepends=True) if not each.startswith(f"{key} "))
+        self.wrong(f"FILE: feeds.{expected}", f'[feeds.{name}]\nkind = "{kind}"\n{needed}{line}\n')
+
+    def test_without_any_there_are_none(self):
+        self.assertEqual(self.feeds(""), {})
+        self.assertEqual(self.feeds("[feeds]\n"), {})
+
+    def test_each_kind_has_its_options_with_defaults_and_those_that_are_written(self):
+        for kind, written, bare, full in (
+            ("push", {"publish": ["a", "*"]}, PushFeed(), PushFeed(read=("b",), publish=("a", "*"))),
+            ("host", {"every": 0.5}, HostFeed(), HostFeed(read=("b",), every=0.5)),
+            ("clockd", {"every": 2}, ClockdFeed(), ClockdFeed(read=("b",), every=2.0)),
+            ("python", {"every": 2}, PythonFeed(plugin="p"), PythonFeed(plugin="p", read=("b",), every=2.0)),
+            (
+                "prometheus",
+                {"every": 2},
+                PrometheusFeed(url="http://a:1/b", metrics=("m", "n")),
+                PrometheusFeed(url="http://a:1/b", metrics=("m", "n"), read=("b",), every=2.0),
+            ),
+        ):
+            needed = {"python": {"plugin": "p"}, "prometheus": {"url": "http://a:1/b", "metrics": ["m", "n"]}}
+            for options, expected in ((needed.get(kind, {}), bare), (needed.get(kind, {}) | written, full)):
+                section = {"kind": kind} | options | ({"read": ["b"]} if expected is full else {})
+                lines = "".join(f"{key} = {json.dumps(value)}\n" for key, value in section.items())
+                self.assertEqual(self.feeds(f"[feeds.load]\n{lines}"), {"load": expected}, kind)
+
+    def test_everybody_may_read_and_nobody_publish_unless_it_is_written(self):
+        feed = PushFeed()
+        self.assertEqual((feed.read, feed.publish), (("*",), ()))
+        self.assertEqual([HostFeed().every, ClockdFeed().every, PythonFeed(plugin="p").every], [1.0] * 3)
+        self.assertEqual(PrometheusFeed(url="http://a", metrics=("m",)).every, 15.0)
+        none = self.feeds('[feeds.load]\nkind = "push"\nread = []\npublish = []\n')["load"]
+        self.assertEqual((none.read, none.publish), ((), ()))
+
+    def test_a_name_is_one_that_a_feed_may_have(self):
+        for name in ("a", "0", "load-1.x_y", "a" * 64, "-", "times", "servers"):
+            self.assertEqual(list(self.feeds(f'[feeds."{name}"]\nkind = "push"\n')), [name])
+        for name in ("", "A", "ä", "a b", "a/b", "a" * 65, "a\\n", "time", "server", "other"):
+            shown = name.replace("\\n", "\n")
+            self.wrong(
+                f"FILE: feeds.{shown}: is no name for a feed: take 1 to 64 of a to z, 0 to 9, dot, dash and "
+                "underscore, but not time, server or other",
+                f'[feeds."{name}"]\nkind = "push"\n',
+            )
+
+    def test_a_kind_is_needed_and_one_that_there_is(self):
+        expected = "FILE: feeds.load.kind: is needed, one of: push, host, clockd, prometheus, python"
+        for line in ("", 'kind = "pull"', "kind = 1", 'kind = ["push"]', 'kind = "PUSH"', 'kind = ""'):
+            self.wrong(expected, f"[feeds.load]\n{line}\n")
+        for value in ("1", '"push"', "[]", "true"):
+            self.wrong(expected, f"[feeds]\nload = {value}\n")
+        self.wrong("FILE: feeds.a.kind: is needed, one of: push, host, clockd, prometheus, python", "[feeds.a.b]\n")
+
+    def test_a_key_that_a_kind_does_not_have_is_told_with_those_it_has(self):
+        for kind, key, known in (
+            ("push", "every", "read, publish"),
+            ("push", "url", "read, publish"),
+            ("host", "publish", "read, every"),
+            ("clockd", "publish", "read, every"),
+            ("prometheus", "publish", "read, url, metrics, every"),
+            ("python", "metrics", "read, plugin, every"),
+        ):
+            self.refused("load", kind, f"{key} = 1", f"load.{key}: no such key; there are: {known}")
+
+    def test_a_key_that_is_needed_and_absent_is_told(self):
+        for kind, lines, key in (
+            ("prometheus", 'metrics = ["a"]', "url"),
+            ("prometheus", 'url = "http://a"', "metrics"),
+            ("python", "", "plugin"),
+        ):
+            self.wrong(f"FILE: feeds.a.b.{key}: is needed", f'[feeds."a.b"]\nkind = "{kind}"\n{lines}\n')
+
+    def test_a_value_that_is_wrong_is_told_with_the_feed_and_the_key(self):
+        for kind, line, expected in (
+            ("push", "read = 1", "load.read: expected `array`, got `int`"),
+            ("push", 'read = ""', "load.read: expected `array`, got `str`"),
+            ("push", 'read = ["a", ""]', "load.read: expected `str` of length >= 1"),
+            ("push", "publish = [1]", "load.publish: expected `str`, got `int`"),
+            ("host", "every = 0", "load.every: expected `float` > 0.0"),
+            ("host", "every = nan", "load.every: expected `float` > 0.0"),
+            ("host", "every = true", "load.every: expected `float`, got `bool`"),
+            ("clockd", "every = -1", "load.every: expected `float` > 0.0"),
+            ("clockd", f"every = {YEAR + 1}", "load.every: expected `float` <= 31622400.0"),
+            ("python", "every = inf", "load.every: expected `float` <= 31622400.0"),
+            ("python", 'every = "1"', "load.every: expected `float`, got `str`"),
+            ("python", 'plugin = ""', "load.plugin: expected `str` of length >= 1"),
+            ("prometheus", "metrics = []", "load.metrics: expected `array` of length >= 1"),
+            ("prometheus", 'metrics = [""]', "load.metrics: expected `str` of length >= 1"),
+            ("prometheus", "url = 1", "load.url: expected `str`, got `int`"),
+            *(
+                ("prometheus", f'url = "{url}"', "load.url: expected `str` matching regex '^https?://[^/]'")
+                for url in ("", "a", "http://", "http:///metrics", "ftp://a/", "HTTP://a", " http://a")
+            ),
+        ):
+            self.refused("load", kind, line, expected)
+
+    def test_255_beside_the_time_are_taken_and_no_more(self):
+        def text(number):
+            return "".join(f'[feeds.n{i}]\nkind = "push"\n' for i in range(number))
+
+        self.assertEqual(len(self.feeds(text(MOST_FEEDS - 1))), 255)
+        self.wrong("FILE: feeds: expected `object` of length <= 255", text(MOST_FEEDS))
+
+    def test_feeds_that_are_no_section_are_told(self):
+        for value, kind in (("1", "int"), ("[]", "array"), ('"a"', "str")):
+            self.wrong(f"FILE: feeds: expected `object`, got `{kind}`", f"feeds = {value}\n")
+
+    def test_they_are_read_from_the_file_alone(self):
+        environment = dict.fromkeys(("CLOCKD_FEEDS", "CLOCKD_FEEDS_LOAD", "CLOCKD_FEEDS_LOAD_KIND"), "push")
+        self.assertEqual(load(environment=environment).feeds, {})
 
 
 class StrangeFileTests(SynchronousTestCase):

@@ -44,10 +44,10 @@ class LatestFeedTests(FeedCase):
 
     def test_each_sample_takes_the_place_of_the_one_before_and_has_the_next_number(self):
         self.assertEqual(self.feed.publish(0.5), 1)
-        self.assertEqual(self.feed.latest(), Published("load", 1, EPOCH, 0.5, 1))
+        self.assertEqual(self.feed.latest(), Published("load", 1, EPOCH, 0.5, encode(0.5), 1))
         self.clock.advance(3)
         self.assertEqual(self.feed.publish(0.75), 2)
-        self.assertEqual(self.feed.latest(), Published("load", 2, EPOCH + 3, 0.75, 2))
+        self.assertEqual(self.feed.latest(), Published("load", 2, EPOCH + 3, 0.75, encode(0.75), 2))
         self.assertEqual((self.counts.updates, self.counts.updated), (2, EPOCH + 3))
 
     def test_a_value_that_is_published_again_is_a_sample_but_no_version(self):

@@ -185,6 +185,94 @@ class ScrapeTests(MetricsCase):
         self.assertEqual(sum(len(family.samples) for family in collector.collect()), before)
 
 
+class FeedMetricsTests(MetricsCase):
+    PER_FEED = (
+        *("subscriptions", "push_requested_hertz", "push_achieved_hertz", "pushes_total", "push_bytes_total"),
+        *("pushes_skipped_total", "feed_updates_total", "feed_errors_total", "feed_last_update_timestamp_seconds"),
+    )
+
+    def feeds(self, number):
+        """Count so many feeds beside the time; what is counted of each is its number, or a multiple."""
+        for index in range(1, number + 1):
+            counts = self.tally.feed(f"n{index}")
+            counts.pushes, counts.bytes, counts.subscriptions, counts.requested = index, 2 * index, 3 * index, 0.5
+            counts.skipped["unchanged"], counts.updates, counts.errors = 4 * index, 5 * index, 6 * index
+            counts.updated = 1000.0 * index
+
+    def of(self, name, samples):
+        return {labels[0]: value for labels, value in self.labelled(f"clockd_{name}", samples).items()}
+
+    def test_every_family_is_there_from_the_start_and_has_its_kind(self):
+        self.scrape()
+        for name in self.PER_FEED:
+            kind = "counter" if name.endswith("_total") else "gauge"
+            self.assertEqual(self.kinds[f"clockd_{name.removesuffix('_total')}"], kind, name)
+
+    def test_every_feed_is_there_from_the_start_but_for_the_moment_of_an_update_that_was_not(self):
+        self.tally.feed("load")
+        samples = self.scrape()
+        for name in ("feed_updates_total", "feed_errors_total"):
+            self.assertEqual(self.of(name, samples), {"load": 0}, name)  # nobody publishes the time
+        self.assertEqual(self.of("feed_last_update_timestamp_seconds", samples), {})
+        self.assertEqual(self.of("pushes_total", samples), {"time": 0, "load": 0})
+        skipped = self.labelled("clockd_pushes_skipped_total", samples)
+        self.assertEqual(skipped, {(feed, reason): 0 for feed in ("time", "load") for reason in SKIP_REASONS})
+
+    def test_what_was_counted_for_a_feed_is_what_is_read(self):
+        self.feeds(1)
+        samples = self.scrape()
+        for name, value in zip(self.PER_FEED, (3, 0.5, 0, 1, 2, 0, 5, 6, 1000), strict=True):
+            if name != "pushes_skipped_total":
+                self.assertEqual(self.of(name, samples)["n1"], value, name)
+        self.assertEqual(samples["clockd_pushes_skipped_total", ("feed", "n1"), ("reason", "unchanged")], 4)
+
+    def test_32_feeds_have_labels_and_there_is_no_other(self):
+        self.feeds(31)
+        labels = {"time", *(f"n{index}" for index in range(1, 32))}
+        self.assertEqual(set(self.of("pushes_total", self.scrape())), labels)
+
+    def test_with_one_more_the_rest_share_a_label_as_their_sum(self):
+        for number in (32, 40, 255):
+            self.feeds(number)
+            samples = self.scrape()
+            labels = {"time", *(f"n{index}" for index in range(1, 32)), "other"}
+            rest = range(32, number + 1)
+            for name, value in (
+                *(("subscriptions", 3 * sum(rest)), ("push_requested_hertz", 0.5 * len(rest))),
+                *(("pushes_total", sum(rest)), ("push_bytes_total", 2 * sum(rest))),
+                *(("feed_updates_total", 5 * sum(rest)), ("feed_errors_total", 6 * sum(rest))),
+                ("feed_last_update_timestamp_seconds", 1000 * number),
+            ):
+                found = self.of(name, samples)
+                self.assertEqual(set(found), labels - ({"time"} if name.startswith("feed_") else set()))
+                self.assertEqual(found["other"], value, name)
+            self.assertEqual(
+                samples["clockd_pushes_skipped_total", ("feed", "other"), ("reason", "unchanged")], 4 * sum(rest)
+            )
+
+    def test_of_those_that_share_a_label_the_latest_update_counts_and_none_if_there_was_none(self):
+        self.feeds(40)
+        for index in range(33, 41):
+            self.tally.feeds[f"n{index}"].updated = None
+        self.assertEqual(self.of("feed_last_update_timestamp_seconds", self.scrape())["other"], 32_000)
+        self.tally.feeds["n35"].updated, self.tally.feeds["n40"].updated = 99_000, 2000
+        self.assertEqual(self.of("feed_last_update_timestamp_seconds", self.scrape())["other"], 99_000)
+        self.tally.feeds["n35"].updated = self.tally.feeds["n40"].updated = None
+        self.tally.feeds["n32"].updated = None
+        self.assertNotIn("other", self.of("feed_last_update_timestamp_seconds", self.scrape()))
+
+    def test_the_achieved_rate_of_those_that_share_a_label_is_their_sum(self):
+        self.feeds(40)
+        self.collector.remember()
+        for index in (1, 32, 40):
+            self.tally.feeds[f"n{index}"].pushes += 10
+        self.clock.advance(5)
+        rates = self.of("push_achieved_hertz", self.scrape())
+        self.assertEqual(
+            (rates["n1"], rates["n2"], rates["other"]), ((10 + 1) / 5, 2 / 5, (20 + sum(range(32, 41))) / 5)
+        )
+
+
 class RateTests(MetricsCase):
     def rate(self):
         return self.scrape()["clockd_push_achieved_hertz", ("feed", "time")]

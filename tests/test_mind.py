@@ -1,6 +1,7 @@
 """The way of a push to the socket: what asks, what is held, what is owed, and what ends a connection."""
 
 import struct
+from itertools import count
 
 from doubles import EPOCH
 from hypothesis import given
@@ -71,13 +72,18 @@ class MindCase(SynchronousTestCase):
             self.tally,
             self.clock,
             self.now,
-            lambda finish: self.finishing.append(finish) if self.firing else False,
+            self.finish_soon,
         )
         self.mind.pull_from(lambda name: self.feeds[name].latest())
         return self.mind
 
     def now(self):
         return EPOCH + self.clock.seconds()
+
+    def finish_soon(self, finish):
+        if self.firing:
+            self.finishing.append(finish)
+        return self.firing
 
     def push(self):
         return self.mind.push(self.feed.latest())
@@ -142,6 +148,298 @@ class PushTests(MindCase):
     def test_it_holds_the_reference_for_as_long_as_it_lives(self):
         self.make()
         self.assertIs(self.mind._reference, self.reference)
+
+
+class SampleCase(MindCase):
+    """Feeds `a`, `b` and so on, beside the time."""
+
+    def make(self, **limits):
+        super().make(**limits)
+        self.sequence = count(1)
+        self.mind.pull_from(self.pulled)
+        self.pulls = []
+        for name in "abc":
+            self.tally.feed(name)
+
+    def pulled(self, name):
+        self.pulls.append(name)
+        return self.feed.latest() if name == "time" else self.sample(name)
+
+    def sample(self, name="a", value=None):
+        return Sample(name, next(self.sequence), self.now(), value)
+
+    def push_all(self, names="abc"):
+        """Push a sample of each feed; returns their bytes, each apart, as if no answer was asked for."""
+        samples = [self.sample(name) for name in names]
+        self.assertEqual([self.mind.push(sample) for sample in samples], [True] * len(samples))
+        return [self.template.one_way(sample) for sample in samples]
+
+    def answered(self, **limits):
+        """Make a mind whose first push was answered at once."""
+        self.make(**limits)
+        self.push()
+        self.mind.heard(error=False)
+        del self.written[:]
+
+    def finish(self):
+        """End the firing; returns what was finished for how many calls."""
+        self.firing, finishing, self.finishing = False, self.finishing, []
+        return [finish() for finish in finishing]
+
+    def counted(self, name):
+        counts = self.tally.feeds[name]
+        return counts.pushes, counts.bytes, {reason: n for reason, n in counts.skipped.items() if n}
+
+
+class GatheringTests(SampleCase):
+    def test_samples_that_are_due_together_go_out_in_one_write_when_all_have_been_called(self):
+        self.answered()
+        self.firing = True
+        parts = self.push_all()
+        self.assertEqual((self.written, len(self.finishing)), ([], 1))
+        self.assertEqual((self.finish(), self.written), ([3], [b"".join(parts)]))
+
+    def test_the_next_firing_gathers_anew(self):
+        self.answered()
+        for _ in range(2):
+            self.firing = True
+            parts = self.push_all("ab")
+            self.assertEqual((self.finish(), self.written[-1]), ([2], b"".join(parts)))
+        self.assertEqual(len(self.written), 2)
+
+    def test_outside_of_a_firing_each_goes_out_at_once(self):
+        self.answered()
+        parts = self.push_all()
+        self.assertEqual((self.written, self.finishing), (parts, []))
+
+    def test_the_time_goes_out_at_once_and_by_itself(self):
+        self.answered()
+        self.firing = True
+        before, _ = self.push_all("a"), self.push()
+        self.assertEqual(self.written, [self.one_way(EPOCH)])
+        after = self.push_all("b")
+        self.assertEqual((self.finish(), self.written[1:]), ([2], [b"".join(before + after)]))
+
+    def test_two_clients_gather_apart(self):
+        self.answered()
+        one = self.mind, self.written
+        self.firing = True
+        finishing = self.finishing
+        parts = self.push_all("ab")
+        self.answered()
+        self.firing, self.finishing = True, finishing
+        others = self.push_all("c")
+        self.assertEqual((self.finish(), one[1], self.written), ([2, 1], [b"".join(parts)], others))
+
+    def test_each_is_counted_for_its_feed_when_it_is_gathered(self):
+        self.answered()
+        self.firing = True
+        a, b, more = self.push_all("aba")
+        self.assertEqual((self.counted("a"), self.counted("b")), ((2, len(a) + len(more), {}), (1, len(b), {})))
+
+    def test_what_is_gathered_counts_as_unsent(self):
+        self.answered(buffer_bytes=4096)
+        self.firing = True
+        size = len(self.template.one_way(self.sample(value=b"x" * 2041)))
+        self.outlet.unsent = 4096 - size
+        self.assertIs(self.mind.push(self.sample(value=b"x" * 2041)), True)
+        self.assertIs(self.mind.push(self.sample("b")), True)
+        self.assertIs(self.mind.push(self.sample("c")), False)
+        self.assertEqual((self.counted("c"), self.connection.owed), ((0, 0, {"buffer": 1}), 1))
+        self.assertIs(self.push(), False)
+        self.outlet.unsent = 0
+        self.assertEqual(self.finish(), [2])
+        self.assertIs(self.mind.push(self.sample("c")), True)
+
+    def test_what_has_gone_out_counts_no_more(self):
+        self.answered(buffer_bytes=4096)
+        for _ in range(10):
+            self.firing = True
+            self.assertIs(self.mind.push(self.sample(value=b"x" * 4000)), True)
+            self.finish()
+
+    def test_a_write_that_fails_takes_nothing_into_the_next_one(self):
+        self.answered(buffer_bytes=4096)
+        self.firing = True
+        self.push_all()
+        write, self.outlet.write = self.outlet.write, None
+        self.assertRaises(TypeError, self.finish)
+        self.outlet.write, self.firing = write, True
+        self.assertIs(self.mind.push(self.sample(value=b"x" * 4000)), True)
+        self.assertEqual(self.finish(), [1])
+
+
+class SampleWindowTests(SampleCase):
+    def test_the_first_sample_of_a_connection_asks_and_the_answer_is_recognised(self):
+        self.make()
+        self.firing = True
+        samples = [self.sample("a"), self.sample("b")]
+        for sample in samples:
+            self.mind.push(sample)
+        self.finish()
+        self.assertEqual(self.written, [self.template.asking(41, samples[0]) + self.template.one_way(samples[1])])
+        self.assertEqual(self.mind.awaited, self.template.answer(41))
+
+    def test_samples_and_the_time_have_one_window(self):
+        self.answered(ack_seconds=1)
+        self.clock.advance(1)
+        for _ in range(8):
+            self.assertEqual(self.push_all("a"), self.written[-1:])
+        sample = self.sample("b")
+        self.mind.push(sample)
+        self.assertEqual(self.written[-1], self.template.asking(42, sample))
+        self.clock.advance(1)
+        self.assertEqual((self.push(), self.mind.push(self.sample("c"))), (False, False))
+        self.assertEqual((self.skipped("unacknowledged"), self.counted("c")), (1, (0, 0, {"unacknowledged": 1})))
+        self.assertEqual(list(self.mind.window.owed), ["time", "c"])
+
+    def test_with_the_answer_all_feeds_owed_go_out_newest_and_in_one_write(self):
+        self.make()
+        self.mind.push(self.sample("a"))
+        self.clock.advance(1)
+        for name in "abcab":
+            self.assertIs(self.mind.push(self.sample(name)), False)
+        del self.written[:]
+        self.clock.advance(1)
+        self.mind.heard(error=False)
+        newest = [self.template.one_way(Sample(name, 7 + at, EPOCH + 2, None)) for at, name in enumerate("abc")]
+        self.assertEqual((self.pulls, self.written), (["a", "b", "c"], [b"".join(newest)]))
+        self.assertEqual((list(self.mind.window.owed), self.finishing), ([], []))
+        self.assertEqual(self.counted("a")[2], {"unacknowledged": 2})
+
+    def test_what_is_owed_goes_out_once(self):
+        self.make()
+        self.mind.push(self.sample("a"))
+        self.clock.advance(1)
+        self.mind.push(self.sample("b"))
+        self.mind.heard(error=False)
+        del self.written[:]
+        self.mind.pay()
+        self.clock.advance(15)
+        self.mind.sweep()
+        self.mind.heard(error=False)
+        self.assertEqual((self.written, self.pulls), ([], ["b"]))
+
+    def test_a_feed_that_is_owed_no_more_when_it_is_pulled_is_left_out(self):
+        self.make()
+        self.mind.push(self.sample("a"))
+        self.clock.advance(1)
+        for name in "abc":
+            self.mind.push(self.sample(name))
+        del self.written[:]
+        self.mind.pull_from(lambda name: self.sample(name) if name == "b" else None)
+        self.mind.heard(error=False)
+        self.assertEqual(
+            [self.written, self.counted("b")[0]], [[self.template.one_way(Sample("b", 5, EPOCH + 1, None))], 1]
+        )
+        self.mind.pull_from(lambda _: None)
+        self.clock.advance(1)
+        self.mind.window.owe("a")
+        self.assertIs(self.mind.pay(), True)
+        self.assertEqual(len(self.written), 1)
+
+    def test_the_time_that_is_owed_too_goes_out_by_itself(self):
+        self.make()
+        self.push()
+        self.clock.advance(1)
+        self.push()
+        for name in "ab":
+            self.mind.push(self.sample(name))
+        del self.written[:]
+        self.mind.heard(error=False)
+        self.assertEqual(self.written[0], self.one_way(EPOCH + 1))
+        self.assertEqual(len(self.written), 2)
+
+    def test_after_a_full_buffer_all_that_is_owed_is_paid_in_one_write(self):
+        self.answered()
+        self.outlet.unsent = BUFFER + 1
+        for name in "abab":
+            self.mind.push(self.sample(name))
+        self.assertIs(self.mind.pay(), False)
+        self.outlet.unsent = 0
+        self.assertIs(self.mind.pay(), True)
+        self.assertEqual((len(self.written), self.pulls), (1, ["a", "b"]))
+
+    def test_what_there_is_no_room_for_stays_owed(self):
+        self.make(buffer_bytes=4096)
+        self.push()
+        self.mind.heard(error=False)
+        self.outlet.unsent = 4097
+        for name in "abc":
+            self.mind.push(self.sample(name))
+        del self.written[:]
+        self.mind.pull_from(lambda name: self.sample(name, b"x" * 4000))
+        self.outlet.unsent = 0
+        self.assertIs(self.mind.pay(), False)
+        self.assertEqual((len(self.written), list(self.mind.window.owed)), (1, ["c"]))
+        self.assertIs(self.mind.pay(), True)
+        self.assertEqual((len(self.written), list(self.mind.window.owed)), (2, []))
+
+    def test_a_push_that_is_not_skipped_is_owed_no_more(self):
+        self.answered()
+        self.outlet.unsent = BUFFER + 1
+        for name in "ab":
+            self.mind.push(self.sample(name))
+        self.outlet.unsent = 0
+        self.push_all("a")
+        self.assertEqual(list(self.mind.window.owed), ["b"])
+
+
+class NoticeTests(SampleCase):
+    def notices(self):
+        return [data for data in self.written if b"server" in data]
+
+    def notice(self, number, notice):
+        return self.template.one_way(Sample("server", number, self.now(), notice))
+
+    def test_only_who_takes_notices_gets_them_numbered_from_1_and_at_once(self):
+        self.make()
+        self.mind.notify({"kind": "replaced"})
+        self.assertEqual(self.written, [])
+        self.mind.take_notices()
+        self.firing = True
+        for number, seconds in ((1, 0), (2, 5)):
+            self.clock.advance(seconds)
+            self.mind.notify({"kind": "draining", "retry_seconds": 1.5})
+            self.assertEqual(self.written[-1], self.notice(number, {"kind": "draining", "retry_seconds": 1.5}))
+        self.assertEqual((len(self.written), self.finishing), (2, []))
+
+    def test_taking_them_twice_is_taking_them_once(self):
+        self.make()
+        for number in (1, 2):
+            self.mind.take_notices()
+            self.mind.notify({})
+            self.assertEqual(self.written[-1], self.notice(number, {}))
+
+    def test_who_takes_them_no_more_gets_none_and_counts_from_1_if_it_does_again(self):
+        self.make()
+        self.mind.take_notices()
+        self.mind.notify({})
+        self.mind.take_notices(False)
+        self.mind.take_notices(False)
+        self.mind.notify({})
+        self.assertEqual(len(self.written), 1)
+        self.mind.take_notices()
+        self.mind.notify({"kind": "replaced"})
+        self.assertEqual(self.written[1:], [self.notice(1, {"kind": "replaced"})])
+
+    def test_one_is_dropped_when_too_much_is_unsent_and_is_not_owed(self):
+        self.make()
+        self.mind.take_notices()
+        for unsent, written in ((BUFFER + 1, 0), (BUFFER, 1)):
+            self.outlet.unsent = unsent
+            self.mind.notify({})
+            self.assertEqual((len(self.written), list(self.mind.window.owed)), (written, []))
+        self.assertEqual(self.written, [self.notice(1, {})])
+
+    def test_one_goes_out_though_an_answer_is_overdue_and_asks_for_none(self):
+        self.make()
+        self.push()
+        self.clock.advance(5)
+        self.mind.take_notices()
+        self.mind.notify({"kind": "kicked", "reason": "x"})
+        self.assertEqual(self.written[1:], [self.notice(1, {"kind": "kicked", "reason": "x"})])
+        self.assertEqual((self.counts.pushes, "server" in self.tally.feeds), (1, False))
 
 
 class BufferTests(MindCase):

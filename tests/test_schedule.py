@@ -1012,6 +1012,144 @@ class GivingWayTests(ScheduleTestCase):
         self.assertEqual([[call.due for call in member.calls] for member in late], [[0.5, 1.0, 2.0]] * 40)
 
 
+class FinishingTests(ScheduleTestCase):
+    def setUp(self):
+        super().setUp()
+        self.lateness = Histogram(LATENESS_BOUNDS)
+        self.schedule = Schedule(self.clock, self.lateness)
+        self.finished = []
+
+    def begin(self, name=None, calls=1, seconds=0.0, then=None):
+        """Return what a member does in its call: begin something, which is finished later."""
+
+        def finish():
+            self.clock.sleep(seconds)
+            self.finished.append((name, self.clock.seconds()))
+            if then is not None:
+                then()
+            return calls
+
+        return lambda: self.assertIs(self.schedule.finish_soon(finish), True)
+
+    def observed(self):
+        return sum(self.lateness.counts), round(self.lateness.total, 6)
+
+    def names(self):
+        return [name for name, _ in self.finished]
+
+    def test_outside_of_a_call_nothing_is_promised(self):
+        self.assertIs(self.schedule.finish_soon(self.fail), False)
+        self.join(1.0, during=self.begin())
+        self.clock.run(1.0)
+        self.assertIs(self.schedule.finish_soon(self.fail), False)
+        self.clock.run(5.0)
+
+    def test_what_is_finished_begins_nothing_that_would_be_finished(self):
+        promises = []
+        self.join(1.0, during=self.begin(then=lambda: promises.append(self.schedule.finish_soon(self.fail))))
+        self.clock.run(2.0)
+        self.assertEqual(promises, [False, False])
+
+    def test_all_that_is_due_is_called_first_and_each_is_finished_once_in_the_order_they_began(self):
+        seen = []
+        for name, period in enumerate((0.5, 1.0, 0.25)):
+            self.join(period, during=self.begin(name, then=lambda: seen.append([len(m.calls) for m in members])))
+        members = self.join_many(40)
+        self.clock.sleep(1.0)
+        self.clock.advance(0)
+        self.assertEqual(sorted(self.names()), [0, 1, 2])
+        self.assertEqual(seen, [[1] * 40] * 3)
+        self.clock.advance(0)
+        self.assertEqual(len(self.finished), 3)
+
+    def test_calls_that_give_way_are_finished_before_others_have_their_turn(self):
+        members = self.join_many(FULL)
+        for member in members:
+            member.during = lambda: (self.begin()(), self.clock.sleep(0.001))
+        turns = []
+        self.clock.callLater(1.0 + 1e-6, lambda: turns.append(len(self.finished)))
+        self.clock.advance(1.0)
+        self.assertEqual((turns, len(self.finished)), ([CALLS_BETWEEN_LOOKS], FULL))
+
+    def test_each_counts_for_as_many_calls_as_it_says_as_late_as_it_is(self):
+        self.join(1.0, during=self.begin(calls=3, seconds=0.25))
+        self.clock.advance(1.125)
+        self.assertEqual(self.observed(), (3, 3 * 0.375))
+
+    def test_one_that_was_for_no_call_counts_nothing(self):
+        self.join(1.0, during=self.begin(calls=0))
+        self.clock.advance(1.125)
+        self.assertEqual((len(self.finished), self.observed()), (1, (0, 0.0)))
+
+    def test_each_is_late_from_when_its_own_call_was_due(self):
+        for period in (0.5, 0.75):
+            self.join(period, during=self.begin(period))
+        self.clock.sleep(0.875)
+        self.clock.advance(0)
+        self.assertEqual((self.names(), self.observed()), ([0.5, 0.75], (2, 0.375 + 0.125)))
+
+    def test_one_that_raises_is_logged_once_and_does_not_count_and_the_others_are_done(self):
+        def fails():
+            raise ZeroDivisionError("it")
+
+        members = [self.join(1.0, during=self.begin(name, then=fails if name == 1 else None)) for name in range(3)]
+        self.clock.advance(1.0)
+        self.assertEqual((sorted(self.names()), self.observed()), ([0, 1, 2], (2, 0.0)))
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+        members[1].during = None
+        self.clock.advance(1.0)
+        self.assertEqual((len(self.finished), self.observed()), (5, (4, 0.0)))
+
+    def test_it_is_done_though_the_call_raises_that_began_it(self):
+        class Tried(Member):
+            def failed(self):
+                pass
+
+        def during():
+            self.begin("begun")()
+            raise ZeroDivisionError
+
+        Tried(self.schedule, 1.0, during=during)
+        self.clock.advance(1.0)
+        self.assertEqual(self.names(), ["begun"])
+
+    def test_it_is_done_though_whoever_began_it_leaves(self):
+        others = self.join_many(3)
+        member = self.join(1.0)
+        member.during = lambda: (self.begin("left")(), member.leave())
+        self.clock.advance(1.0)
+        self.assertEqual((self.names(), [len(other.calls) for other in others]), (["left"], [1, 1, 1]))
+
+    def test_it_is_done_though_all_leave_and_the_schedule_is_empty(self):
+        members = self.join_many(5)
+        members[-1].during = lambda: (self.begin("empty")(), [member.leave() for member in members])
+        self.clock.advance(1.0)
+        self.assertEqual((self.names(), self.clock.getDelayedCalls()), (["empty"], []))
+        self.assertIs(self.schedule.finish_soon(self.fail), False)
+
+    def test_it_may_have_everyone_leave(self):
+        members = self.join_many(5)
+        members[-1].during = self.begin("last", then=lambda: [member.leave() for member in members])
+        self.clock.advance(1.0)
+        self.assertEqual((self.names(), self.clock.getDelayedCalls()), (["last"], []))
+
+    def test_it_may_have_others_join(self):
+        joined = []
+        member = self.join(1.0, during=self.begin("joining", then=lambda: joined.append(self.join(0.5))))
+        self.clock.advance(1.0)
+        member.during = None
+        self.clock.run(1.0)
+        self.assertEqual(joined[0].moments, [1.5, 2.0])
+
+    def test_when_calls_are_caught_up_with_it_is_done_at_once(self):
+        self.join(1.0, during=self.begin("caught up", calls=2))
+        self.clock.sleep(1.25)
+        self.schedule.catch_up()
+        self.assertEqual((self.finished, self.observed()), ([("caught up", 1.25)], (2, 0.5)))
+        self.clock.advance(0)
+        self.assertEqual(len(self.finished), 1)
+
+
 class WakeUpTests(ScheduleTestCase):
     def waiting(self):
         return [call.getTime() for call in self.clock.getDelayedCalls()]

@@ -1,14 +1,30 @@
 import math
 import struct
+import sys
+from decimal import Decimal
 from io import BytesIO
+from threading import Event, Thread
 
-from hypothesis import example, given
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
-from twisted.spread import pb
+from twisted.spread import banana, pb
+from twisted.spread.jelly import jelly
 from twisted.trial.unittest import SynchronousTestCase
 
-from clockd.values import Sample
-from clockd.wire import _SOME_REQUEST, _SOME_STAMP, Encoder, PushTemplate, SampleEncoder
+from clockd.errors import InvalidValue
+from clockd.feeds import LatestFeed
+from clockd.values import FeedTally, Sample
+from clockd.wire import (
+    _SOME_REQUEST,
+    _SOME_STAMP,
+    MOST,
+    VALUE_BYTES,
+    VALUE_DEPTH,
+    Encoder,
+    PushTemplate,
+    SampleEncoder,
+    ValueEncoder,
+)
 
 DIALECTS = (b"pb", b"none")
 MARKER = struct.pack("!d", _SOME_STAMP)
@@ -27,6 +43,20 @@ requests = st.one_of(
     st.sampled_from([n for bits in (7, 14, 21, 28, 31, 32, 448) for n in (2**bits - 2, 2**bits - 1)]),
     st.sampled_from([2**bits for bits in (7, 14, 21, 28, 31, 32)]),
 )
+words = st.sampled_from(sorted(banana.Banana.outgoingVocabulary))
+atoms = st.one_of(
+    *(st.none(), st.booleans(), stamps, requests, requests.map(lambda number: -number)),
+    *(st.text(max_size=20), st.binary(max_size=20), words, words.map(bytes.decode)),
+)
+values = st.recursive(
+    atoms,
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=4),
+        st.lists(inner, max_size=4).map(tuple),
+        st.dictionaries(atoms, inner, max_size=4),
+    ),
+    max_leaves=20,
+)
 
 
 def template(dialect, mind):
@@ -35,6 +65,28 @@ def template(dialect, mind):
 
 def time(stamp):
     return Sample("time", None, stamp, stamp)
+
+
+def containers(value):
+    """Return a value's containers, each as often as it occurs, and how many lie in each other."""
+    if type(value) not in {list, tuple, dict}:
+        return [], 0
+    inner = [containers(item) for item in (value.values() if type(value) is dict else value)]
+    return [value, *(each for found, _ in inner for each in found)], 1 + max((depth for _, depth in inner), default=0)
+
+
+def shares(value):
+    """Tell whether a container occurs twice; there is only one empty tuple."""
+    found, _ = containers(value)
+    return len({id(each) for each in found}) < len(found)
+
+
+def nested(kind, levels):
+    """Return so many containers in each other."""
+    value = 1
+    for _ in range(levels):
+        value = {"in": value} if kind is dict else kind([value])
+    return value
 
 
 class Transport(BytesIO):
@@ -54,11 +106,11 @@ class StockTests(SynchronousTestCase):
         broker.transport = Transport()
         return broker
 
-    def pushed(self, dialect, mind, request, stamp, **keywords):
+    def pushed(self, dialect, mind, request, *arguments, method="notifyTime", **keywords):
         """Return what Twisted writes for `callRemote` on a mind of this id, if `request` is the number it is given."""
         broker = self.stock(dialect)
         broker.newRequestID = lambda: request
-        answer = pb.RemoteReference(None, broker, mind, 0).callRemote("notifyTime", stamp, **keywords)
+        answer = pb.RemoteReference(None, broker, mind, 0).callRemote(method, *arguments, **keywords)
         return broker.transport.getvalue(), answer
 
     @given(dialects, minds, stamps)
@@ -103,6 +155,209 @@ class StockTests(SynchronousTestCase):
                 push = template(dialect, 1).one_way(time(stamp))
                 self.assertIn(b"\x84" + bits, push)
                 self.assertIn(b"\x84" + bits, template(dialect, 1).asking(1, time(stamp)))
+
+    @given(dialects, minds, requests, st.text(max_size=64) | words.map(bytes.decode), requests, stamps, values)
+    @example(b"pb", 1, 1, "load", 1, 1.7e9, (1, [2.5, {"a": None}]))
+    @example(b"none", _SOME_REQUEST, _SOME_REQUEST, "list", _SOME_REQUEST, _SOME_STAMP, _SOME_STAMP)
+    @example(b"pb", 1, _SOME_REQUEST, "notifySample", _SOME_REQUEST, 1.7e9, [b"notifySample", [_SOME_STAMP]])
+    def test_a_sample_has_the_bytes_of_twisted_s(self, dialect, mind, request, feed, sequence, stamp, value):
+        assume(not shares(value) and containers(value)[1] <= VALUE_DEPTH)
+        sample = Sample(feed, sequence, stamp, value)
+        arguments, method = (feed, sequence, stamp, value), "notifySample"
+        expected, _ = self.pushed(dialect, mind, 0, *arguments, method=method, pbanswer=False)
+        self.assertEqual(template(dialect, mind).one_way(sample), expected)
+        expected, answer = self.pushed(dialect, mind, request, *arguments, method=method)
+        self.assertNoResult(answer)
+        self.assertEqual(template(dialect, mind).asking(request, sample), expected)
+
+
+class ValueTests(SynchronousTestCase):
+    def setUp(self):
+        self.encode = ValueEncoder(b"pb").encode
+
+    def refused(self, value, words, most=VALUE_BYTES):
+        with self.assertRaisesRegex(InvalidValue, words):
+            self.encode(value, most)
+
+    @given(dialects, values)
+    @example(b"pb", [()])
+    @example(b"none", {None: {True: {1.5: {"a": b"b"}}}})
+    def test_it_encodes_as_jelly_and_banana_do(self, dialect, value):
+        assume(not shares(value) and containers(value)[1] <= VALUE_DEPTH)
+        self.assertEqual(ValueEncoder(dialect).encode(value, 10**9), Encoder(dialect).encode(jelly(value)))
+
+    def test_every_number_of_digits_of_an_int_is_banana_s(self):
+        numbers = {sign * (2**bits + more) for bits in range(448) for more in (-1, 0, 1) for sign in (-1, 1)}
+        for dialect in DIALECTS:
+            encode, banana_s = ValueEncoder(dialect).encode, Encoder(dialect).encode
+            for number in numbers | {MOST, -MOST, 0}:
+                self.assertEqual(encode(number), banana_s(number))
+
+    def test_a_container_that_occurs_twice_is_written_out_twice(self):
+        inner = [1, (2,), {"a": 3}]
+        for value, copied in (
+            ([inner, inner], [[1, (2,), {"a": 3}], [1, (2,), {"a": 3}]]),
+            ({"a": inner, "b": (inner,)}, {"a": [1, (2,), {"a": 3}], "b": ([1, (2,), {"a": 3}],)}),
+        ):
+            self.assertEqual(self.encode(value), b"".join(self.written_out(copied)))
+            self.assertIn(b"dereference", repr(jelly(value)).encode())
+
+    def written_out(self, value):
+        """Yield the bytes of a value whose containers are all encoded apart."""
+        encode, kind = Encoder(b"pb").encode, type(value)
+        if kind not in {list, tuple, dict}:
+            yield encode(jelly(value))
+            return
+        yield bytes([len(value) + 1]) + banana.LIST + encode(kind.__name__.replace("dict", "dictionary").encode())
+        for item in value.items() if kind is dict else value:
+            if kind is dict:
+                yield b"\x02" + banana.LIST + encode(jelly(item[0]))
+            yield from self.written_out(item[1] if kind is dict else item)
+
+    def test_it_may_have_4096_bytes_and_no_more(self):
+        for longest in (
+            b"x" * 4093,
+            "x" * 4082,
+            [0] * 2044 + [128],
+            (b"x" * 4089,),
+            {1: b"x" * 4085},
+            {b"x" * 4085: 1},
+        ):
+            encoded = Encoder(b"pb").encode(jelly(longest))
+            self.assertEqual((len(encoded), self.encode(longest)), (4096, encoded))
+        for longer in (b"x" * 4094, "x" * 4083, "ä" * 2042, [0] * 2046, (b"x" * 4090,), {1: b"x" * 4086}):
+            self.refused(longer, "^a value has 4096 bytes at most, encoded$")
+
+    def test_another_bound_holds_where_one_is_named(self):
+        self.assertEqual(len(self.encode(b"x" * 8, 10)), 10)
+        self.refused(b"x" * 9, "^a value has 10 bytes at most, encoded$", 10)
+
+    def test_four_containers_may_lie_in_each_other_and_no_more(self):
+        for kind in (list, tuple, dict):
+            encoded = Encoder(b"pb").encode(jelly(nested(kind, 4)))
+            self.assertEqual(self.encode(nested(kind, 4)), encoded)
+            self.refused(nested(kind, 5), "^a value has 4 levels at most$")
+        self.encode([{"a": ([],)}])
+        self.refused([{"a": ([()],)}], "4 levels")
+
+    def test_one_that_holds_itself_is_too_deep(self):
+        value = []
+        value.append(value)
+        self.refused(value, "4 levels")
+
+    def test_an_int_is_one_that_banana_takes(self):
+        for beyond in (MOST + 1, -MOST - 1, 10**4000, -(10**4000)):
+            for value in (beyond, [beyond], {"a": beyond}, {beyond: 1}):
+                self.refused(value, r"^an int of a value is within 2\*\*448 of 0$")
+
+    def test_text_is_such_as_utf_8_has(self):
+        for value in ("\ud800", ["a\udfff"], {"\udc80": 1}):
+            self.refused(value, "cannot be written as UTF-8")
+
+    def test_nothing_else_is_a_value(self):
+        subclasses = [type("Own", (kind,), {})() for kind in (int, float, str, bytes, list, tuple, dict)]
+        strange = (object(), object, len, 1j, Decimal(1), {1}, frozenset(), bytearray(b"a"), range(2), iter([]))
+        for value in (*strange, *subclasses, pb.RemoteReference(None, None, 1, 0)):
+            for holder in (value, [value], (1, value), {"a": value}):
+                self.refused(holder, "^a value is None, bool, int, float, str, bytes, or lists, tuples and dicts of")
+
+    def test_a_key_is_no_container(self):
+        for key in (1, 1.5, None, True, "a", b"a"):
+            self.assertEqual(self.encode({key: 1}), Encoder(b"pb").encode(jelly({key: 1})))
+        for key in ((), (1,), frozenset(), object()):
+            self.refused({key: 1}, "^a value is None")
+
+    def test_one_that_would_never_end_ends_early(self):
+        for kind in (list, tuple):
+            bomb = 1
+            for _ in range(4):
+                bomb = kind([bomb]) * 100_000  # 10**20 numbers, if written out
+            self.refused(bomb, "4096 bytes")
+        bomb = dict.fromkeys(range(1000), dict.fromkeys(range(1000), dict.fromkeys(range(1000), [1] * 1000)))
+        self.refused(bomb, "4096 bytes")
+
+    def test_one_that_another_thread_changes_meanwhile_is_whole_or_refused(self):
+        value, enough = [[1] * 100, dict.fromkeys(range(50))], Event()
+
+        def change():
+            while not enough.is_set():
+                value[0].append(1)
+                value[1][50] = 1
+                value[0].pop()
+                del value[1][50]
+
+        self.addCleanup(sys.setswitchinterval, sys.getswitchinterval())
+        sys.setswitchinterval(1e-6)
+        thread = Thread(target=change)
+        thread.start()
+        try:
+            for _ in range(2000):
+                self.assert_whole(value)
+        finally:
+            enough.set()
+            thread.join()
+
+    def assert_whole(self, value):
+        try:
+            encoded = self.encode(value)
+        except InvalidValue:
+            return
+        reader = banana.Banana()
+        reader.connectionMade()
+        reader.currentDialect, found = b"pb", []
+        reader.callExpressionReceived = found.append
+        reader.dataReceived(encoded)
+        self.assertEqual((len(found), reader.buffer), (1, b""))
+
+
+class SampleTests(SynchronousTestCase):
+    def test_the_sample_asked_for_last_is_kept_and_each_feed_s_apart(self):
+        encoder = SampleEncoder(b"pb")
+        one, other = Sample("a", 1, 1.5, [1]), Sample("b", 1, 1.5, [1])
+        seen = [encoder.arguments(sample) for sample in (one, other, one, other)]
+        self.assertIs(seen[0], seen[2])
+        self.assertIs(seen[1], seen[3])
+        self.assertNotEqual(seen[0], seen[1])
+
+    def test_the_next_sample_of_a_feed_has_its_own_bytes_whatever_equals_what(self):
+        encoder = SampleEncoder(b"pb")
+        for sample in (Sample("a", 1, 1.5, 1), Sample("a", 1, 1.5, True), Sample("a", 1, 1.5, 1.0)):
+            self.assertEqual(encoder.arguments(sample), SampleEncoder(b"pb").arguments(sample))
+            self.assertIn(Encoder(b"pb").encode(jelly(sample.value)), encoder.arguments(sample))
+
+    def test_the_longest_value_may_be_longer_in_another_dialect(self):
+        longest = max(banana.Banana.outgoingVocabulary, key=len)
+        value = [longest] * 2045
+        self.assertGreater(len(ValueEncoder(b"pb").encode(value)), VALUE_BYTES - 2)
+        with self.assertRaises(InvalidValue):
+            ValueEncoder(b"none").encode(value)
+        arguments = SampleEncoder(b"none").arguments(Sample("a", 1, 1.5, value))
+        self.assertIn(Encoder(b"none").encode(jelly(value)), arguments)
+
+    def test_what_was_published_is_what_is_sent_even_if_it_was_changed_since(self):
+        value = [1]
+        feed = LatestFeed("load", ValueEncoder(b"pb").encode, FeedTally(), lambda: 1.5)
+        feed.publish(value)
+        value.append(object())
+        self.assertEqual(
+            template(b"pb", 1).one_way(feed.latest()), template(b"pb", 1).one_way(Sample("load", 1, 1.5, [1]))
+        )
+
+    @given(dialects, values)
+    def test_what_was_published_has_the_bytes_of_any_other_sample(self, dialect, value):
+        feed = LatestFeed("load", ValueEncoder(b"pb").encode, FeedTally(), lambda: 1.5)
+        try:
+            feed.publish(value)
+        except InvalidValue:
+            return
+        self.assertEqual(
+            template(dialect, 1).one_way(feed.latest()), template(dialect, 1).one_way(Sample("load", 1, 1.5, value))
+        )
+
+    def test_a_stamp_is_sent_as_a_float(self):
+        self.assertEqual(
+            template(b"pb", 1).one_way(Sample("a", 1, 2, 3)), template(b"pb", 1).one_way(Sample("a", 1, 2.0, 3))
+        )
 
 
 class EncoderTests(SynchronousTestCase):
