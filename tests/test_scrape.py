@@ -2,11 +2,16 @@ import gc
 import math
 
 from doubles import EPOCH, Network
+from OpenSSL import SSL
 from twisted.internet.defer import Deferred
+from twisted.internet.error import ConnectionLost
 from twisted.internet.error import ConnectionRefusedError as Refused
+from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.task import Clock
-from twisted.internet.testing import MemoryReactorClock
+from twisted.internet.testing import MemoryReactorClock, StringTransport
+from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
+from twisted.web.client import ResponseFailed
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Site
 
@@ -115,10 +120,18 @@ class EndpointTests(SynchronousTestCase):
             endpoint = endpoint_for("", url, MemoryReactorClock())
             self.assertEqual(repr(endpoint), f"<HostnameEndpoint {host}:{port}>")
 
-    def test_tls_is_checked_as_our_own_client_checks_it(self):
-        endpoint = endpoint_for("", "https://clock.example.org/metrics", MemoryReactorClock())
-        creator = endpoint._wrapperFactory(None)._connectionCreator
-        self.assertEqual((type(creator), creator._host), (ClientTLS, "clock.example.org"))
+    def test_tls_is_that_of_our_own_client_and_for_this_host(self):
+        reactor = MemoryReactorClock()
+        endpoint_for("", "https://clock.example.org/metrics", reactor).connect(Factory.forProtocol(Protocol))
+        reactor.advance(1)
+        ((_, port, factory, *_),) = reactor.tcpClients
+        protocol = factory.buildProtocol(None)
+        transport = StringTransport()
+        protocol.makeConnection(transport)
+        connection = protocol._wrappedProtocol.getHandle()
+        ours = ClientTLS("clock.example.org").clientConnectionForTLS(None)
+        self.assertEqual((port, connection.get_cipher_list()), (443, ours.get_cipher_list()))
+        self.assertIn(b"clock.example.org", transport.value())
 
 
 class Page(Resource):
@@ -217,7 +230,7 @@ class ExporterTests(SynchronousTestCase):
         self.network.wires[0].cut()
         self.network.flush()
         self.assertEqual(len(came), 1)
-        self.assertTrue(came[0].check(Exception))
+        self.assertTrue(came[0].check(ResponseFailed))
 
     def test_a_page_may_end_with_the_connection(self):
         self.page.parts = True
@@ -331,6 +344,8 @@ class ScraperTests(SynchronousTestCase):
         for error, words in (
             (Refused(), "Connection was refused by other side."),
             (ConnectionError("answers 503"), "answers 503"),
+            (ResponseFailed([Failure(ResponseFailed([Failure(ConnectionLost("cut"))]))]), str(ConnectionLost("cut"))),
+            (SSL.Error([("", "", "unknown ca")]), "unknown ca; does it listen there with TLS, and for this client?"),
             (b"", "the page has none of the metrics node_load1"),
         ):
             self.clock.advance(15)
@@ -339,7 +354,7 @@ class ScraperTests(SynchronousTestCase):
         self.assertIs(self.feed.latest(), before)
         self.clock.advance(15)
         self.comes()
-        self.assertEqual((self.feed.latest().sequence, self.feed.latest().stamp), (2, EPOCH + 60))
+        self.assertEqual((self.feed.latest().sequence, self.feed.latest().stamp), (2, EPOCH + 90))
 
     def test_what_is_too_large_for_a_value_is_reported_with_the_way_out(self):
         self.start()
