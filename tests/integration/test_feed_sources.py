@@ -3,13 +3,15 @@
 import json
 import os
 import shutil
+import socket
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from processes import HERE, Program, Server, clockd, eventually, free_port, run
+from processes import HERE, SECONDS, Program, Server, clockd, eventually, free_port, run
 
 EXAMPLE = HERE.parents[1] / "examples" / "tcp_states"
 
@@ -167,6 +169,26 @@ def test_what_is_no_exporter_is_told_and_disturbs_nothing(serve, subscribe):
     told = [json.loads(line) for line in server.lines if "no new sample" in line and '"feed": "none"' in line]
     assert told
     assert {line["level"] for line in told} == {"warn"}
+
+
+def test_an_exporter_that_hangs_in_a_page_is_let_go(serve):
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        listening.settimeout(SECONDS)
+        server = serve(
+            '[feeds.hung]\nkind = "prometheus"\nevery = 0.3\nmetrics = ["a"]\n'
+            f'url = "http://127.0.0.1:{listening.getsockname()[1]}/"\n'
+        )
+        for _ in range(3):
+            connection, _ = listening.accept()
+            with connection:
+                connection.settimeout(SECONDS)
+                request = connection.recv(1000)
+                connection.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\na 1")
+                with suppress(ConnectionResetError):
+                    assert connection.recv(1000) == b""
+                assert request.startswith(b"GET / HTTP/1.1\r\n")
+    told = json.loads(server.line("no answer, or no end of it, within 0.3 s"))
+    assert told["feed"] == "hung"
 
 
 def test_the_example_is_installed_and_pushed(serve, subscribe, tmp_path):
