@@ -170,7 +170,6 @@ class ExporterTests(SynchronousTestCase):
         self.successResultOf(closed)
         for wire in self.network.wires:
             self.assertTrue(wire.clientIO.reported, wire)
-            wire.server.connectionLost = lambda _: None
         self.clock.advance(SCRAPE_SECONDS * 100)  # the server's own time-outs
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
@@ -198,6 +197,15 @@ class ExporterTests(SynchronousTestCase):
         self.network.wires[0].serverIO.loseConnection()
         self.network.flush()
         self.assertEqual((self.ask(), len(self.network.wires)), ([PAGE], 2))
+
+    def test_closing_waits_for_no_peer(self):
+        self.ask()
+        (wire,) = self.network.wires
+        wire.frozen = True
+        closed = self.exporter.close()
+        self.network.flush()
+        self.successResultOf(closed)
+        wire.frozen = False
 
     def test_another_answer_than_200_is_an_error(self):
         for self.page.code, phrase in ((404, "Not Found"), (302, "Found"), (204, "No Content"), (500, "Internal")):
