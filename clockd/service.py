@@ -5,7 +5,7 @@ import os
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from msgspec.structs import replace
 from twisted.application.internet import TimerService
@@ -24,18 +24,20 @@ from clockd import __version__
 from clockd.auth import AccountChecker, CertificateChecker
 from clockd.broker import SWEEPS, ClockServerFactory, printable_address
 from clockd.certificate import ServerTLS
-from clockd.config import Config, Feed, PushFeed, Tls
+from clockd.config import Config, Tls
 from clockd.errors import CannotListen, Misconfigured
-from clockd.feeds import ClockFeed, FeedTable, LatestFeed
 from clockd.logs import count_errors
 from clockd.metrics import NewestStay, TallyCollector, metrics_site
 from clockd.passwords import PasswordPool, new_hasher
+from clockd.pulse import mean_since
 from clockd.realm import ClockRealm, FeedDesk, Roster
 from clockd.schedule import Schedule
+from clockd.sources import make_feeds
 from clockd.transport import TLSFactory, prepare
 from clockd.users import UsersFile
-from clockd.values import Histogram, Rights, Tally
-from clockd.wire import ValueEncoder
+from clockd.values import Tally
+
+T = TypeVar("T")
 
 SECOND = 1.0
 """Seconds between the service's looks at its connections and at its own pace."""
@@ -219,7 +221,7 @@ class ClockService(MultiService):
         if len(self._factory.ended) >= LINGERING:
             self._factory.ended.clear()
             gc.collect()
-        self._lateness, self._observed = _mean_since(self._observed, self.tally.lateness)
+        self._lateness, self._observed = mean_since(self._observed, self.tally.lateness)
 
     def _listening(self, ports: list[IListeningPort]) -> None:
         self._state = "serving"
@@ -248,18 +250,16 @@ def make_service(config: Config, reactor: Any, now: Callable[[], float]) -> Cloc
         now: Unix seconds UTC by the host's wall clock.
 
     Raises:
-        Misconfigured: A users file or an endpoint that cannot be used.
+        Misconfigured: A users file, an endpoint, or a source of a feed that cannot be used.
     """
     clock: IReactorTime = reactor
     tally = Tally()
     tally.feed("time")
-    encode = ValueEncoder(b"pb").encode
-    feeds = FeedTable(
-        [
-            (ClockFeed(now), Rights()),
-            *((LatestFeed(name, encode, tally.feed(name), now), _rights(feed)) for name, feed in config.feeds.items()),
-        ]
-    )
+
+    def in_thread(call: Callable[[], T]) -> Deferred[T]:
+        return deferToThreadPool(reactor, reactor.getThreadPool(), call)
+
+    feeds, sources = make_feeds(config.feeds, tally, reactor, now, in_thread)
     schedule = Schedule(clock, tally.lateness)
     desk = FeedDesk(feeds, schedule, config.limits, tally)
     realm = ClockRealm(Roster(config.limits.connections_per_account), desk, tally)
@@ -283,7 +283,8 @@ def make_service(config: Config, reactor: Any, now: Callable[[], float]) -> Cloc
     tls = _server_tls(config.tls)
     service = ClockService(factory, tally, tls, now)
     service.note_expiry()
-    passwords.setServiceParent(service)
+    for child in (passwords, *sources):
+        child.setServiceParent(service)
     collector = TallyCollector(tally, clock)
 
     def listen(key: str, description: str, factory: IProtocolFactory) -> None:
@@ -295,9 +296,7 @@ def make_service(config: Config, reactor: Any, now: Callable[[], float]) -> Cloc
     if tls is not None:
         for description in config.tls.listen:
             listen("tls.listen", description, TLSFactory(tls, False, factory, clock))
-    site = metrics_site(
-        collector, service.trouble, clock, lambda call: deferToThreadPool(reactor, reactor.getThreadPool(), call)
-    )
+    site = metrics_site(collector, service.trouble, clock, in_thread)
     listen("metrics.listen", config.metrics.listen, NewestStay(site))
     for timer in (
         TimerService(SECOND, service.look, collector),
@@ -307,10 +306,6 @@ def make_service(config: Config, reactor: Any, now: Callable[[], float]) -> Cloc
         timer.clock = clock
         timer.setServiceParent(service)
     return service
-
-
-def _rights(feed: Feed) -> Rights:
-    return Rights(feed.read, feed.publish if isinstance(feed, PushFeed) else ())
 
 
 def _server_tls(config: Tls) -> ServerTLS | None:
@@ -328,10 +323,3 @@ def _endpoint(key: str, description: str, reactor: Any) -> IStreamServerEndpoint
             f"{key}: {description}: is no Twisted endpoint such as tcp:8787:interface=127.0.0.1 ({error})"
         ) from error
     return endpoint
-
-
-def _mean_since(before: tuple[int, float], histogram: Histogram) -> tuple[float, tuple[int, float]]:
-    """Return the mean of what was observed since, in seconds, and what has been observed by now."""
-    count, total = sum(histogram.counts), histogram.total
-    new = count - before[0]
-    return (total - before[1]) / new if new else 0.0, (count, total)

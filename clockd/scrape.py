@@ -1,0 +1,271 @@
+"""Feeds that are filled with what an exporter has for Prometheus.
+
+Rules of this module: of Prometheus it knows the parser only.
+"""
+
+import re
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import NoReturn, Protocol
+
+from prometheus_client.parser import text_string_to_metric_families
+from twisted.application.service import Service
+from twisted.internet.defer import Deferred, succeed
+from twisted.internet.endpoints import HostnameEndpoint, wrapClientTLS
+from twisted.internet.interfaces import IProtocol, IProtocolFactory, IReactorTime, IStreamClientEndpoint
+from twisted.internet.protocol import Protocol as TwistedProtocol
+from twisted.internet.protocol import connectionDone
+from twisted.internet.task import LoopingCall
+from twisted.python.failure import Failure
+from twisted.web.client import URI, Agent, HTTPConnectionPool, ResponseDone, ResponseFailed
+from twisted.web.http import OK, PotentialDataLoss
+from twisted.web.http_headers import Headers
+from twisted.web.iweb import IAgentEndpointFactory
+from zope.interface import implementer
+
+from clockd import __version__
+from clockd.certificate import ClientTLS, failed_for
+from clockd.errors import InvalidValue, Misconfigured
+from clockd.feeds import LatestFeed
+
+PAGE_BYTES = 8 * 2**20
+"""Longest page."""
+
+SCRAPE_SECONDS = 10.0
+"""As long as a scrape may take, from the beginning of the request to the end of the page."""
+
+InThread = Callable[[Callable[[], dict[str, float]]], Deferred[dict[str, float]]]
+
+_HEADERS = Headers({"accept": ["text/plain;version=0.0.4"], "user-agent": [f"clockd/{__version__}"]})
+_URL = re.compile(r"https?://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*\.?)(:[0-9]{1,5})?([/?][!-~]*)?")
+_ESCAPES = {ord("\\"): "\\\\", ord("\n"): "\\n", ord('"'): '\\"'}
+
+
+def endpoint_for(key: str, url: str, reactor: object) -> IStreamClientEndpoint:
+    """Return where an exporter listens.
+
+    Args:
+        key: The configuration key, for errors.
+        url: As the operator wrote it.
+        reactor: A Twisted reactor.
+
+    Raises:
+        Misconfigured: It is no URL that can be scraped.
+    """
+    found = _URL.fullmatch(url)
+    uri = URI.fromBytes(url.encode("ascii")) if found else None
+    if uri is None or not 0 < uri.port < 65536:
+        raise Misconfigured(
+            f"{key}: {url}: is no URL such as http://localhost:9100/metrics, without a name and password"
+        )
+    endpoint: IStreamClientEndpoint = HostnameEndpoint(reactor, uri.host, uri.port)
+    return wrapClientTLS(ClientTLS(uri.host.decode()), endpoint) if uri.scheme == b"https" else endpoint
+
+
+class PageSource(Protocol):
+    """Where the page of an exporter is had."""
+
+    async def page(self) -> bytes:
+        """Return the page as it is now; if this is cancelled, the connection ends.
+
+        Raises:
+            Exception: There is none; the message says why.
+        """
+
+    def close(self) -> Deferred[None]:
+        """Let go of the connection; fires when it is closed."""
+
+
+@implementer(IAgentEndpointFactory, IStreamClientEndpoint)
+class Exporter:
+    """An exporter, asked over a connection that is kept.
+
+    Twisted's agent cannot end a connection on which a body comes, so this remembers the one that it has made.
+
+    Args:
+        url: Where the metrics are.
+        endpoint: Where the exporter listens.
+        clock: Monotonic time.
+    """
+
+    def __init__(self, url: str, endpoint: IStreamClientEndpoint, clock: IReactorTime) -> None:
+        self._url = url
+        self._endpoint = endpoint
+        self._pool = HTTPConnectionPool(clock)
+        self._agent = Agent.usingEndpointFactory(clock, self, self._pool)
+        self._connection: IProtocol | None = None
+
+    async def page(self) -> bytes:
+        """As for any `PageSource`; an answer other than 200 is an error."""
+        response = await self._agent.request(b"GET", self._url.encode("ascii"), _HEADERS)
+        body = _Body(self._abort)
+        response.deliverBody(body)
+        page = await body.whole
+        if response.code != OK:
+            raise ConnectionError(f"{self._url} answers {response.code} {response.phrase.decode(errors='replace')}")
+        return page
+
+    def close(self) -> Deferred[None]:
+        """As for any `PageSource`."""
+        closed: Deferred[None] = self._pool.closeCachedConnections()
+        self._abort()
+        return closed
+
+    def endpointForURI(self, uri: URI) -> IStreamClientEndpoint:
+        """Return where the agent connects to."""
+        return self
+
+    def connect(self, protocolFactory: IProtocolFactory) -> Deferred[IProtocol]:
+        """Connect, and remember the connection."""
+        connecting: Deferred[IProtocol] = self._endpoint.connect(protocolFactory)
+        return connecting.addCallback(self._connected)
+
+    def _connected(self, connection: IProtocol) -> IProtocol:
+        self._connection = connection
+        return connection
+
+    def _abort(self) -> None:
+        transport = getattr(self._connection, "transport", None)
+        if transport is not None:
+            transport.abortConnection()
+
+
+class _Body(TwistedProtocol):
+    """Takes the body of an answer.
+
+    Args:
+        abort: Ends the connection.
+
+    Attributes:
+        whole: Fires with all of it.
+    """
+
+    def __init__(self, abort: Callable[[], None]) -> None:
+        self.whole: Deferred[bytes] = Deferred(lambda _: abort())
+        self._abort = abort
+        self._data = bytearray()
+
+    def dataReceived(self, data: bytes) -> None:
+        """Take a part, or give up if there is too much."""
+        self._data += data
+        if len(self._data) > PAGE_BYTES and not self.whole.called:
+            self._abort()
+            self.whole.errback(ValueError(f"the page is longer than {PAGE_BYTES} bytes"))
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        """Tell that it has ended, well or not; an exporter may say neither how long it is nor send it in chunks."""
+        if self.whole.called:
+            return
+        if reason.check(ResponseDone, PotentialDataLoss):
+            self.whole.callback(bytes(self._data))
+        else:
+            self.whole.errback(reason)
+
+
+class Scraper(Service):
+    """Scrapes an exporter while it runs, and publishes the metrics that were chosen.
+
+    Args:
+        feed: Where they are published, stamped with the moment at which the page had come.
+        exporter: What is scraped.
+        metrics: Names of samples.
+        every: Seconds between the beginnings of two scrapes.
+        in_thread: Calls something that takes a while outside the reactor's thread.
+        clock: Monotonic time.
+        now: Unix seconds UTC by the host's wall clock.
+        report: Is told the feed's name and why there is no new sample.
+    """
+
+    def __init__(
+        self,
+        feed: LatestFeed,
+        exporter: PageSource,
+        metrics: Sequence[str],
+        every: float,
+        in_thread: InThread,
+        clock: IReactorTime,
+        now: Callable[[], float],
+        report: Callable[[str, Exception], object],
+    ) -> None:
+        self._feed = feed
+        self._exporter = exporter
+        self._metrics = metrics
+        self._every = every
+        self._in_thread = in_thread
+        self._clock = clock
+        self._now = now
+        self._report = report
+        self._loop = LoopingCall(self._scrape)
+        self._loop.clock = clock
+        self._scraping: Deferred[None] = succeed(None)
+
+    def startService(self) -> None:
+        """Begin to scrape, at once."""
+        super().startService()
+        self._loop.start(self._every)
+
+    def stopService(self) -> Deferred[None]:
+        """Scrape no more; fires when the connection is closed. What a thread still finds out is not looked at."""
+        if not self.running:
+            return succeed(None)
+        super().stopService()
+        self._loop.stop()
+        self._scraping.cancel()
+        return self._exporter.close()
+
+    def _scrape(self) -> Deferred[None]:
+        self._scraping = Deferred.fromCoroutine(self._sample()).addErrback(self._failed)
+        return self._scraping
+
+    async def _sample(self) -> None:
+        seconds = min(self._every, SCRAPE_SECONDS)
+        asked = Deferred.fromCoroutine(self._exporter.page())
+        page = await asked.addTimeout(seconds, self._clock, _too_slow)
+        stamp = self._now()
+        found = await self._in_thread(partial(choose, page, self._metrics))
+        try:
+            self._feed.publish(found, stamp)
+        except InvalidValue as error:
+            raise InvalidValue(f"{error}: choose fewer metrics") from error
+
+    def _failed(self, failure: Failure) -> None:
+        if self.running:
+            self._report(self._feed.name, _reason(failure.value))
+
+
+def choose(page: bytes, metrics: Sequence[str]) -> dict[str, float]:
+    """Return the samples of some names on a page, by name with labels as on the page, but sorted.
+
+    Lines of other names are not looked at, nor are those that tell types: the parser would rename counters by them.
+
+    Raises:
+        ValueError: There are none, or what is there makes no sense.
+    """
+    wanted = re.compile(rf"^[ \t]*(?:{'|'.join(map(re.escape, metrics))})[ \t{{].*$", re.MULTILINE)
+    try:
+        lines = wanted.findall(page.decode())
+        families = text_string_to_metric_families("\n".join(lines))
+        found = {_key(sample.name, sample.labels): float(sample.value) for each in families for sample in each.samples}
+    except Exception as error:
+        raise ValueError(f"the page is not in Prometheus' text format: {error!r}") from error
+    if not found:
+        raise ValueError(f"the page has none of the metrics {', '.join(metrics)}")
+    return found
+
+
+def _key(name: str, labels: dict[str, str]) -> str:
+    if not labels:
+        return name
+    parts = ",".join(f'{label}="{value.translate(_ESCAPES)}"' for label, value in sorted(labels.items()))
+    return f"{name}{{{parts}}}"
+
+
+def _too_slow(_: object, seconds: float) -> NoReturn:
+    raise TimeoutError(f"no answer, or no end of it, within {seconds:g} s")
+
+
+def _reason(error: BaseException | None) -> Exception:
+    """Return what is behind an error of the agent."""
+    while isinstance(error, ResponseFailed) and error.reasons:
+        error = error.reasons[0].value
+    return failed_for(error) or (error if isinstance(error, Exception) else RuntimeError(repr(error)))

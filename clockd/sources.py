@@ -1,0 +1,132 @@
+"""The feeds of a configuration, and the services that fill them."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from twisted.application.service import IService
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+
+from clockd.config import AnyFeed, ClockdFeed, HostFeed, PrometheusFeed, PushFeed, PythonFeed
+from clockd.feeds import ClockFeed, FeedTable, LatestFeed, SampledFeed
+from clockd.host import HostMeter
+from clockd.interfaces import IFeed
+from clockd.logs import Quota
+from clockd.plugin import LoneThread, PluginSource, find_plugin
+from clockd.pulse import Pulse
+from clockd.scrape import Exporter, InThread, Scraper, endpoint_for
+from clockd.values import Rights, Tally
+from clockd.wire import ValueEncoder
+
+REASON_LETTERS = 200
+"""As much is told of why there is no new sample; an exporter or a plug-in may have written it."""
+
+
+class Reports:
+    """Counts and tells that a feed has no new sample.
+
+    Args:
+        tally: Where it is counted.
+        clock: Monotonic time.
+    """
+
+    _log = Logger()
+
+    def __init__(self, tally: Tally, clock: IReactorTime) -> None:
+        self._tally = tally
+        self._quota = Quota(clock.seconds)
+
+    def report(self, feed: str, error: Exception) -> None:
+        """Say why; a feed that fails often says so only now and then."""
+        self._tally.feed(feed).errors += 1
+        rest = self._quota.take(feed)
+        if rest is not None:
+            words = str(error) or type(error).__name__
+            self._log.warn("no new sample of {feed}: {error}{rest}", feed=feed, error=_printable(words), rest=rest)
+
+
+def make_feeds(
+    sections: Mapping[str, AnyFeed], tally: Tally, reactor: Any, now: Callable[[], float], in_thread: InThread
+) -> tuple[FeedTable, list[IService]]:
+    """Make the time and all feeds that are configured.
+
+    Args:
+        sections: By name.
+        tally: Where they are counted.
+        reactor: A Twisted reactor whose `seconds` is monotonic.
+        now: Unix seconds UTC by the host's wall clock.
+        in_thread: Calls something that takes a while outside the reactor's thread.
+
+    Returns:
+        The feeds, and what has to run that they have samples.
+
+    Raises:
+        Misconfigured: A URL that is none, or a plug-in that is not installed.
+    """
+    maker = _Maker(tally, reactor, now, in_thread)
+    feeds: list[tuple[IFeed, Rights]] = [(ClockFeed(now), Rights())]
+    for name, section in sections.items():
+        publish = section.publish if isinstance(section, PushFeed) else ()
+        feeds.append((maker.make(name, section), Rights(section.read, publish)))
+    return FeedTable(feeds), maker.services
+
+
+class _Maker:
+    """Makes feeds; keeps what has to run for them."""
+
+    def __init__(self, tally: Tally, reactor: Any, now: Callable[[], float], in_thread: InThread) -> None:
+        self._tally = tally
+        self._reactor = reactor
+        self._now = now
+        self._in_thread = in_thread
+        self._encode = ValueEncoder(b"pb").encode
+        self._report = Reports(tally, reactor).report
+        self.services: list[IService] = []
+
+    def make(self, name: str, section: AnyFeed) -> LatestFeed:
+        match section:
+            case HostFeed():
+                return self._sampled(name, HostMeter().take, section.every)
+            case ClockdFeed():
+                return self._sampled(name, Pulse(self._tally, self._reactor).take, section.every)
+            case PrometheusFeed():
+                return self._scraped(name, section)
+            case PythonFeed():
+                return self._plugged(name, section)
+            case PushFeed():
+                return self._latest(name)
+
+    def _latest(self, name: str) -> LatestFeed:
+        return LatestFeed(name, self._encode, self._tally.feed(name), self._now)
+
+    def _sampled(self, name: str, take: Callable[[], object], every: float) -> LatestFeed:
+        counts = self._tally.feed(name)
+        return SampledFeed(name, self._encode, counts, self._now, take, every, self._reactor, self._report)
+
+    def _scraped(self, name: str, section: PrometheusFeed) -> LatestFeed:
+        feed = self._latest(name)
+        endpoint = endpoint_for(f"feeds.{name}.url", section.url, self._reactor)
+        exporter = Exporter(section.url, endpoint, self._reactor)
+        self.services.append(
+            Scraper(
+                *(feed, exporter, section.metrics, section.every),
+                *(self._in_thread, self._reactor, self._now, self._report),
+            )
+        )
+        return feed
+
+    def _plugged(self, name: str, section: PythonFeed) -> LatestFeed:
+        feed = self._latest(name)
+        plugin = find_plugin(f"feeds.{name}.plugin", section.plugin)
+        thread = LoneThread(f"clockd feed {name}", self._reactor)
+        self.services.append(
+            PluginSource(
+                *(feed, plugin.load, section.every, thread), *(self._encode, self._reactor, self._now, self._report)
+            )
+        )
+        return feed
+
+
+def _printable(text: str) -> str:
+    escaped = (char if char.isprintable() else ascii(char)[1:-1] for char in text[:REASON_LETTERS])
+    return "".join(escaped)[:REASON_LETTERS]

@@ -1,0 +1,292 @@
+"""What fills feeds, in a real server: the host, clockd itself, a real node exporter, and plug-ins good and bad."""
+
+import json
+import os
+import shutil
+import socket
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from processes import HERE, SECONDS, Program, Server, clockd, eventually, free_port, run
+
+EXAMPLE = HERE.parents[1] / "examples" / "tcp_states"
+
+
+class Subscriber(Program):
+    """A stock client that is subscribed to feeds; see `samples.py`."""
+
+    def __init__(self, server, feeds):
+        words = [str(server.port), "alice", server.secret, json.dumps(feeds)]
+        super().__init__(sys.executable, str(HERE / "samples.py"), *words)
+
+    def pushes(self, feed):
+        """Return what has come so far of a feed."""
+        lists = [json.loads(line) for line in list(self.lines)]
+        names = ("arrived", "feed", "sequence", "stamp", "value")
+        return [SimpleNamespace(**dict(zip(names, each, strict=True))) for each in lists if each[1] == feed]
+
+    def sample(self, feed, good=lambda _: True):
+        """Wait for a sample of a feed of which something is true, and return it."""
+        return eventually(lambda: next((push for push in self.pushes(feed) if good(push)), None))
+
+    def assert_time_went_on(self, begin, end):
+        """The time was pushed again and again between two moments, monotonic; it has a period of 0.1 s."""
+        came = [push for push in self.pushes("time") if begin < push.arrived < end]
+        assert len(came) >= int(10 * (end - begin) / 5), (begin, end, came)
+
+
+def server_of(folder, feeds, **environment):
+    config = folder / "clockd.toml"
+    config.write_text(feeds)
+    return Server(folder, "--config", str(config), environment={**os.environ, **environment})
+
+
+@pytest.fixture
+def serve(tmp_path):
+    """Start a server with feeds; its environment may name plug-ins."""
+    servers = []
+
+    def start(feeds, **environment):
+        servers.append(server_of(tmp_path, feeds, **environment))
+        return servers[-1]
+
+    yield start
+    for server in servers:
+        server.stop()
+
+
+@pytest.fixture
+def subscribe():
+    """Start a subscriber of a server, with periods by feed."""
+    subscribers = []
+
+    def start(server, **feeds):
+        subscribers.append(Subscriber(server, feeds))
+        return subscribers[-1]
+
+    yield start
+    for subscriber in subscribers:
+        subscriber.end()
+
+
+def plugin(folder, name, source):
+    """Make what an installed plug-in leaves in a folder of packages: a module, and its entry point of the same name."""
+    (folder / f"{name}.py").write_text(source)
+    about = folder / f"{name}-1.dist-info"
+    about.mkdir()
+    (about / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1\n")
+    (about / "entry_points.txt").write_text(f"[clockd.feeds]\n{name} = {name}:sample\n")
+
+
+def python_feeds(*names, every=0.1):
+    return "".join(f'[feeds.{name}]\nkind = "python"\nplugin = "{name}"\nevery = {every}\n' for name in names)
+
+
+def test_the_host_and_the_service_itself_are_sampled_while_somebody_is_subscribed(serve, subscribe):
+    server = serve('[feeds.host]\nkind = "host"\nevery = 0.1\n[feeds.pulse]\nkind = "clockd"\nevery = 0.1\n')
+    time.sleep(0.3)  # three samples, if it were not for the missing subscriber
+    before = server.scrape()
+    assert (before["clockd_feed_updates_total host"], before["clockd_feed_updates_total pulse"]) == (0, 0)
+    subscriber = subscribe(server, time=0.1, host=0.1, pulse=0.1)
+    host = subscriber.sample("host", lambda push: push.sequence >= 3)
+    assert host.value["memory_bytes"] == os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    assert host.value["cpus"] == os.cpu_count()
+    assert 0 <= host.value["cpu_percent"] <= 100
+    pulse = subscriber.sample("pulse", lambda push: push.value["push_achieved_hertz"] > 6)
+    assert pulse.value["avatars"] == pulse.value["connections"]["authenticated"] == 1
+    assert pulse.value["push_requested_hertz"] == pytest.approx(30)
+    subscriber.end()
+    eventually(lambda: server.scrape()["clockd_avatars"] == 0)
+    after = server.scrape()
+    time.sleep(0.3)
+    assert server.scrape()["clockd_feed_updates_total host"] == after["clockd_feed_updates_total host"]
+
+
+def test_an_exporter_is_pushed_and_one_that_dies_and_comes_back_is_seen_to(serve, subscribe, need):
+    command, port = need("prometheus-node-exporter", "prometheus-node-exporter"), free_port()
+    exporter = Program(command, f"--web.listen-address=127.0.0.1:{port}")
+    exporter.line("Listening on")
+    server = serve(
+        '[feeds.node]\nkind = "prometheus"\nevery = 0.5\n'
+        f'url = "http://127.0.0.1:{port}/metrics"\n'
+        'metrics = ["node_load1", "node_cpu_seconds_total", "node_boot_time_seconds", "no_such_metric"]\n'
+        "[limits]\nmax_silence = 0.5\n"
+    )
+    errors, updated = "clockd_feed_errors_total node", "clockd_feed_last_update_timestamp_seconds node"
+    subscriber = subscribe(server, time=0.1, node=0.2)
+
+    sample = subscriber.sample("node", lambda push: push.sequence >= 3)
+    assert {
+        'node_cpu_seconds_total{cpu="0",mode="idle"}',
+        "node_load1",
+        "node_boot_time_seconds",
+    } <= sample.value.keys()
+    names = {key.partition("{")[0] for key in sample.value}
+    assert names == {"node_load1", "node_cpu_seconds_total", "node_boot_time_seconds"}
+    booted = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
+    assert sample.value["node_boot_time_seconds"] == pytest.approx(booted, abs=60)
+    assert abs(sample.stamp - time.time()) < 20
+    failed = server.scrape()[errors]  # a slow machine may be later than half a second, which is an error
+
+    exporter.end()
+    died = time.monotonic()
+    eventually(lambda: server.scrape()[errors] >= failed + 3)
+    last = subscriber.pushes("node")[-1]
+    stale = eventually(
+        lambda: [p for p in subscriber.pushes("node") if p.sequence == last.sequence and p.arrived > died + 1]
+    )
+    stamps = {push.stamp for push in stale}
+    assert stamps == {last.stamp}
+    standing = server.scrape()[updated]
+    assert standing == pytest.approx(last.stamp, abs=1)
+    told = json.loads(server.line("refused"))
+    assert (told["level"], told["feed"]) == ("warn", "node")
+
+    exporter = Program(command, f"--web.listen-address=127.0.0.1:{port}")
+    fresh = subscriber.sample("node", lambda push: push.sequence > last.sequence)
+    back = time.monotonic()
+    assert fresh.stamp > last.stamp
+    assert fresh.value.keys() == last.value.keys()
+    eventually(lambda: server.scrape()[updated] > standing)
+    subscriber.assert_time_went_on(died, back)
+    exporter.end()
+
+
+def test_what_is_no_exporter_is_told_and_disturbs_nothing(serve, subscribe):
+    server = serve(
+        '[feeds.none]\nkind = "prometheus"\nevery = 0.1\nmetrics = ["a"]\nurl = "http://127.0.0.1:1/"\n'
+        f'[feeds.broker]\nkind = "prometheus"\nevery = 0.3\nmetrics = ["a"]\nurl = "http://127.0.0.1:{free_port()}/"\n'
+    )
+    subscriber = subscribe(server, time=0.1)
+    subscriber.sample("time")
+    begin = time.monotonic()
+    eventually(lambda: server.scrape()["clockd_feed_errors_total none"] >= 12)
+    subscriber.assert_time_went_on(begin, time.monotonic())
+    told = [json.loads(line) for line in server.lines if "no new sample" in line and '"feed": "none"' in line]
+    assert told
+    assert {line["level"] for line in told} == {"warn"}
+
+
+def test_an_exporter_that_hangs_in_a_page_is_let_go(serve):
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        listening.settimeout(SECONDS)
+        server = serve(
+            '[feeds.hung]\nkind = "prometheus"\nevery = 0.3\nmetrics = ["a"]\n'
+            f'url = "http://127.0.0.1:{listening.getsockname()[1]}/"\n'
+        )
+        for _ in range(3):
+            connection, _ = listening.accept()
+            with connection:
+                connection.settimeout(SECONDS)
+                request = connection.recv(1000)
+                connection.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\na 1")
+                with suppress(ConnectionResetError):
+                    assert connection.recv(1000) == b""
+                assert request.startswith(b"GET / HTTP/1.1\r\n")
+    told = json.loads(server.line("no answer, or no end of it, within 0.3 s"))
+    assert told["feed"] == "hung"
+
+
+def test_the_example_is_installed_and_pushed(serve, subscribe, tmp_path):
+    source, packages = tmp_path / "source", tmp_path / "packages"
+    shutil.copytree(EXAMPLE, source, ignore=shutil.ignore_patterns("__pycache__"))
+    pip = [str(Path(sys.base_prefix) / "bin" / "python3"), "-m", "pip", "--python", sys.executable, "install"]
+    done = run(
+        *(*pip, "--disable-pip-version-check", "--no-index", "--no-deps", "--no-build-isolation"),
+        *("--target", str(packages), str(source)),
+        seconds=120,
+    )
+    assert done.returncode == 0, done.stderr
+    server = serve('[feeds.tcp]\nkind = "python"\nplugin = "tcp_states"\nevery = 0.1\n', PYTHONPATH=str(packages))
+    sample = subscribe(server, tcp=0.1).sample("tcp", lambda push: push.sequence >= 2)
+    assert sample.value.keys() == {"established", "time_wait", "close_wait", "listen", "other"}
+    assert sample.value["listen"] >= 2
+
+
+def test_a_plugin_that_is_not_installed_is_told_before_anything_starts(tmp_path):
+    plugin(tmp_path, "sleeper", "import time\ntime.sleep(60)\n")
+    config = tmp_path / "clockd.toml"
+    users = tmp_path / "users"
+    clockd("user", "add", "--users", str(users), "alice")
+    environment = {"PYTHONPATH": str(tmp_path), "CLOCKD_AUTH_USERS": str(users)}
+    config.write_text(python_feeds("absent"))
+    told = "feeds.absent.plugin: there is no entry point absent in the group clockd.feeds; installed: sleeper"
+    for command in ("check", "serve"):
+        done = clockd(command, "--config", str(config), environment=environment)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert told in done.stderr
+        assert "Traceback" not in done.stderr
+    config.write_text(python_feeds("sleeper"))
+    done = clockd("check", "--config", str(config), environment=environment)
+    assert done.returncode == 0, done.stderr
+
+
+BAD = {
+    "raises": (
+        "def sample():\n    raise ValueError('no queue\\x1b[31m\\nhere')\n",
+        "ValueError: no queue\\x1b[31m\\nhere",
+    ),
+    "leaves": ("import sys\ndef sample():\n    sys.exit(3)\n", "SystemExit: 3"),
+    "unimportable": ("import no_such_module\n", "ModuleNotFoundError: No module named 'no_such_module'"),
+    "leaves_at_import": ("raise SystemExit\n", "SystemExit: "),
+    "absent": ("other = 1\n", "AttributeError"),
+    "no_callable": ("sample = 1\n", "TypeError: 'int' object is not callable"),
+    "instance": ("class Queue: pass\nsample = Queue\n", "InvalidValue: a value is None, bool, int"),
+    "cycle": ("def sample():\n    a = []\n    a.append(a)\n    return a\n", "InvalidValue: a value has 4 levels"),
+    "large": ("def sample():\n    return 'x' * 5000\n", "InvalidValue: a value has 4096 bytes"),
+}
+
+
+def test_bad_plugins_are_told_each_time_and_disturb_nothing(serve, subscribe, tmp_path):
+    for name, (source, _) in BAD.items():
+        plugin(tmp_path, name, source)
+    plugin(tmp_path, "good", "n = 0\ndef sample():\n    global n\n    n += 1\n    return n\n")
+    server = serve(python_feeds(*BAD, "good"), PYTHONPATH=str(tmp_path))
+    subscriber = subscribe(server, time=0.1, good=0.1, **dict.fromkeys(BAD, 0.1))
+    subscriber.sample("time")
+    begin = time.monotonic()
+    for name, (_, words) in BAD.items():
+        eventually(lambda name=name: server.scrape()[f"clockd_feed_errors_total {name}"] >= 10)
+        lines = [json.loads(line) for line in server.lines if f'"feed": "{name}"' in line]
+        assert {line["level"] for line in lines} == {"warn"}
+        assert all(line["error"].startswith(words) for line in lines), lines
+    assert subscriber.sample("good", lambda push: push.value >= 3).sequence >= 3
+    subscriber.assert_time_went_on(begin, time.monotonic())
+    assert [subscriber.pushes(name) for name in BAD] == [[]] * len(BAD)
+
+
+SLEEPS = """
+import time
+time.sleep(2)
+
+def sample():
+    begin = time.monotonic()
+    time.sleep(2)
+    return [begin, time.monotonic()]
+"""
+
+
+def test_a_plugin_that_sleeps_holds_up_nobody(serve, subscribe, tmp_path):
+    plugin(tmp_path, "sleeps", SLEEPS)
+    server = serve(python_feeds("sleeps"), PYTHONPATH=str(tmp_path))
+    assert server.scrape()["clockd_feed_updates_total sleeps"] == 0, "it has waited for the plug-in"
+    subscriber = subscribe(server, time=0.1, sleeps=0.1)
+    subscriber.sample("time")
+    for sample in (subscriber.sample("sleeps"), subscriber.sample("sleeps", lambda push: push.sequence == 2)):
+        subscriber.assert_time_went_on(max(sample.value[0], subscriber.pushes("time")[0].arrived), sample.value[1])
+    first, second = (subscriber.sample("sleeps", lambda push, n=n: push.sequence == n).value for n in (1, 2))
+    assert first[1] <= second[0], "it was called twice at once"
+
+
+def test_stopping_does_not_wait_for_a_plugin(tmp_path):
+    begun = tmp_path / "begun"
+    plugin(
+        tmp_path, "sleeps", f"import time\ndef sample():\n    open({str(begun)!r}, 'w').close()\n    time.sleep(600)\n"
+    )
+    server = server_of(tmp_path, python_feeds("sleeps"), PYTHONPATH=str(tmp_path))
+    eventually(begun.exists)
+    server.stop()
