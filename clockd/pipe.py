@@ -11,6 +11,7 @@ import math
 import os
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
 from typing import NamedTuple, Self
 
 from twisted.internet.defer import CancelledError, Deferred, DeferredLock
@@ -40,7 +41,7 @@ IN_FLIGHT = 256
 PAUSE_SECONDS = 0.1
 """An account that has published as much as it may tries again after this long."""
 
-LINES_ERRORS = (InvalidValue, NotConnected, NotPermitted, ServerFault, TooManyPublishes, UnknownFeed)
+LINE_ERRORS = (InvalidValue, NotConnected, NotPermitted, ServerFault, TooManyPublishes, UnknownFeed)
 """What is wrong with a line, or was at its moment; anything else ends the pipe."""
 
 KEYS = {"feed", "value", "stamp"}
@@ -246,9 +247,10 @@ class Pump:
         try:
             await self._work
         except CancelledError:
-            if self._failure is not None:
-                self._failure.raiseException()
-            raise
+            if self._failure is None:
+                raise
+        if self._failure is not None:
+            self._failure.raiseException()
 
     async def _run(self, lines: AsyncIterator[Line]) -> None:
         try:
@@ -260,9 +262,10 @@ class Pump:
                 except InvalidValue as error:
                     self._refuse(line.number, error)
                     continue
-                await self._fewer_than(self._most)
+                await self._room()
                 self._start(line.number, outgoing)
-            await self._fewer_than(1)
+            self._most = 1
+            await self._room()
         finally:
             for sending in list(self._flying):
                 sending.cancel()
@@ -279,12 +282,14 @@ class Pump:
             landed.callback(None)
 
     def _failed(self, failure: Failure) -> None:
-        if self._failure is None and self._work is not None and not failure.check(CancelledError):
+        if self._failure is None and not failure.check(CancelledError):
             self._failure = failure
-            self._work.cancel()
+            if self._work is not None:
+                self._work.cancel()
 
-    async def _fewer_than(self, most: int) -> None:
-        while len(self._flying) >= most:
+    async def _room(self) -> None:
+        """Wait until fewer are under way than may be."""
+        while len(self._flying) >= self._most:
             self._landed = Deferred()
             await self._landed
 
@@ -295,7 +300,7 @@ class Pump:
             except TooManyPublishes as error:
                 self._most = 1
                 await self._send_again(number, outgoing, error)
-        except LINES_ERRORS as error:
+        except LINE_ERRORS as error:
             self._refuse(number, error)
         else:
             self.counts["published"] += 1
@@ -304,14 +309,13 @@ class Pump:
     async def _send_again(self, number: int, outgoing: Outgoing, error: TooManyPublishes) -> None:
         await self._again.acquire()
         try:
-            while self._newest.get(outgoing.feed, 0) < number:
+            while True:
                 await deferLater(self._clock, PAUSE_SECONDS)
-                try:
+                if self._newest.get(outgoing.feed, 0) > number:
+                    raise error
+                with suppress(TooManyPublishes):
                     await self._publish(*outgoing)
-                except TooManyPublishes:
-                    continue
-                return
-            raise error
+                    return
         finally:
             self._again.release()
 
