@@ -10,11 +10,10 @@ import json
 import math
 import os
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import suppress
-from typing import NamedTuple, Self
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from typing import Any, NamedTuple, Self
 
-from twisted.internet.defer import CancelledError, Deferred, DeferredLock
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IReactorFDSet, IReactorTime, IReadDescriptor
 from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
@@ -202,8 +201,8 @@ class Lines:
 class Pump:
     """Publishes lines in their order, several at a time.
 
-    From the first sample on for which the account had published as much as it may, it is one at a time: it is tried
-    again until it is taken, unless a later one of its feed was taken before it.
+    From the first sample on for which the account had published as much as it may, it is one at a time: each is tried
+    again until it is taken, unless a later one of its feed was taken before.
 
     Args:
         publish: Publishes a sample; raises what `ClockClient.publish` raises.
@@ -231,7 +230,7 @@ class Pump:
         self._flying: set[Deferred[None]] = set()
         self._landed: Deferred[None] | None = None
         self._newest: dict[str, int] = {}  # the last line of each feed that was taken
-        self._again = DeferredLock()
+        self._again: list[tuple[int, Outgoing, TooManyPublishes]] = []
         self._work: Deferred[None] | None = None
         self._failure: Failure | None = None
 
@@ -263,20 +262,23 @@ class Pump:
                     self._refuse(line.number, error)
                     continue
                 await self._room()
-                self._start(line.number, outgoing)
+                self._start(self._send(line.number, outgoing))
             self._most = 1
             await self._room()
         finally:
-            for sending in list(self._flying):
-                sending.cancel()
+            self._again.clear()
+            for working in list(self._flying):
+                working.cancel()
 
-    def _start(self, number: int, outgoing: Outgoing) -> None:
-        sending = Deferred.fromCoroutine(self._send(number, outgoing))
-        self._flying.add(sending)
-        sending.addErrback(self._failed).addBoth(lambda _: self._land(sending))
+    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+        working = Deferred.fromCoroutine(work)
+        self._flying.add(working)
+        working.addErrback(self._failed).addBoth(lambda _: self._land(working))
 
-    def _land(self, sending: "Deferred[None]") -> None:
-        self._flying.discard(sending)
+    def _land(self, working: "Deferred[None]") -> None:
+        self._flying.discard(working)
+        if self._again and not self._flying:
+            self._start(self._send_again())
         landed, self._landed = self._landed, None
         if landed is not None and not landed.called:
             landed.callback(None)
@@ -295,29 +297,27 @@ class Pump:
 
     async def _send(self, number: int, outgoing: Outgoing) -> None:
         try:
-            try:
-                await self._publish(*outgoing)
-            except TooManyPublishes as error:
-                self._most = 1
-                await self._send_again(number, outgoing, error)
+            await self._publish(*outgoing)
+        except TooManyPublishes as error:
+            self._most = 1
+            self._again.append((number, outgoing, error))
         except LINE_ERRORS as error:
             self._refuse(number, error)
         else:
             self.counts["published"] += 1
             self._newest[outgoing.feed] = max(number, self._newest.get(outgoing.feed, 0))
 
-    async def _send_again(self, number: int, outgoing: Outgoing, error: TooManyPublishes) -> None:
-        await self._again.acquire()
-        try:
-            while True:
+    async def _send_again(self) -> None:
+        """Publish what was too much, one after the other, while nothing else is under way."""
+        while self._again:
+            number, outgoing, error = self._again.pop(0)
+            if self._newest.get(outgoing.feed, 0) > number:
+                self._refuse(number, error)
+                continue
+            await self._send(number, outgoing)
+            if self._again and self._again[-1][0] == number:  # still too much
+                self._again.insert(0, self._again.pop())
                 await deferLater(self._clock, PAUSE_SECONDS)
-                if self._newest.get(outgoing.feed, 0) > number:
-                    raise error
-                with suppress(TooManyPublishes):
-                    await self._publish(*outgoing)
-                    return
-        finally:
-            self._again.release()
 
     def _refuse(self, number: int, error: Exception) -> None:
         self.counts["refused"] += 1
