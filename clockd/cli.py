@@ -9,13 +9,17 @@ Twisted alone takes a third of a second, and `clockd health` runs every few seco
 """
 
 import os
+import re
 import signal
 import sys
 import time
+from base64 import b64encode
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from functools import partial
+from io import TextIOWrapper
+from math import isfinite, isnan
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -29,6 +33,7 @@ if TYPE_CHECKING:
 
     from clockd.client import ClockClient
     from clockd.config import Config
+    from clockd.pipe import Outgoing
     from clockd.service import ClockService
     from clockd.values import Reading
 
@@ -69,6 +74,7 @@ def main() -> None:
       clockd user add alice                         make an account; prints its secret, once
       clockd serve                                  listen on 127.0.0.1:8787, metrics on 127.0.0.1:9464
       clockd watch alice@localhost --period 0.5     print the time as it is pushed
+      clockd publish alice@localhost load 0.7       put a value of a feed in force
 
     Exit codes: 0 done, 1 it could not be done, 2 a mistake in the command line, configuration or users file.
     """
@@ -133,28 +139,37 @@ def demo() -> None:
         click.echo("\nstopped")
 
 
+def login_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the options of `_dialler`."""
+    for option in (
+        click.option("--tls-key", metavar="FILE", help="Its private key.  [default: in the same file]"),
+        click.option("--tls-certificate", metavar="FILE", help="Use TLS, and show this certificate, PEM."),
+        click.option("--tls-ca", metavar="FILE", help="Use TLS, and trust the authorities in this PEM file."),
+        click.option("--tls", is_flag=True, help="Use TLS, and trust the system's authorities."),
+        click.option(
+            "--secret-file", type=click.Path(path_type=Path), help="Where the secret is.  [default: asks for it]"
+        ),
+    ):
+        command = option(command)
+    return command
+
+
 @main.command()
 @click.argument("target", metavar="[NAME@]HOST[:PORT]")
 @click.option("--feed", default="time", show_default=True)
 @click.option("--period", type=float, help="Seconds between samples.  [default: the server's]")
+@click.option("--deadband", type=float, help="Leave out numbers that differ by no more from the one before.")
 @click.option("--count", type=click.IntRange(min=1), help="End after so many samples.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
-@click.option("--secret-file", type=click.Path(path_type=Path), help="Where the secret is.  [default: asks for it]")
-@click.option("--tls", is_flag=True, help="Use TLS, and trust the system's authorities.")
-@click.option("--tls-ca", metavar="FILE", help="Use TLS, and trust the authorities in this PEM file.")
-@click.option("--tls-certificate", metavar="FILE", help="Use TLS, and show this certificate, PEM.")
-@click.option("--tls-key", metavar="FILE", help="Its private key.  [default: in the same file]")
+@login_options
 def watch(
     target: str,
     feed: str,
     period: float | None,
+    deadband: float | None,
     count: int | None,
     as_json: bool,
-    secret_file: Path | None,
-    tls: bool,
-    tls_ca: str | None,
-    tls_certificate: str | None,
-    tls_key: str | None,
+    **login: Any,
 ) -> None:
     """Log in and print what is pushed, a line a sample.
 
@@ -162,37 +177,89 @@ def watch(
     environment's CLOCKD_SECRET, else it is asked for. With --tls-certificate, and neither a name nor --secret-file,
     the certificate is the login.
 
+    Of a feed other than the time a line has the stamp, the sample's number in its feed, and the value in JSON; a gap
+    in the numbers is what was published in between and not pushed, a number that comes again says that the value is
+    still in force. On a terminal a line is cut at its width; with --json it never is.
+
+    JSON has no bytes, no tuples and no NaN: bytes are {"base64": "..."}, a tuple is an array, and a float that is no
+    finite number is the string "NaN", "Infinity" or "-Infinity". Keys of an object are strings, whatever they were.
+
     \b
     Examples:
       clockd watch alice@localhost --period 0.5
+      clockd watch alice@localhost --feed load --period 5 --deadband 0.1
       clockd watch alice@clock.example.org:8787 --count 10 --json --secret-file ~/.clockd-secret
       clockd watch clock.example.org:8788 --tls-ca ca.pem --tls-certificate alice.pem --tls-key alice.key
     """
     with one_sentence():
-        import getpass
-
-        from clockd.client import ClientTLS, connect
         from clockd.logs import begin_logging
-        from clockd.values import is_period
+        from clockd.values import is_deadband, is_period
 
         begin_logging("text", sys.stderr)
         if period is not None and not is_period(period):
             raise click.BadParameter("a period is a finite number of seconds greater than 0", param_hint="--period")
-        if tls_key is not None and tls_certificate is None:
-            raise click.UsageError("--tls-key is the key of a certificate: give --tls-certificate, too")
-        where = parse_target(target)
-        protection = None
-        if tls or tls_ca is not None or tls_certificate is not None:
-            protection = ClientTLS(where.host, ca=tls_ca, certificate=tls_certificate, private_key=tls_key)
-        name = secret = None
-        if tls_certificate is None or where.name is not None or secret_file is not None:
-            name, secret = where.name or getpass.getuser(), _secret(secret_file, target)
+        if deadband is not None and not is_deadband(deadband):
+            raise click.BadParameter("a deadband is a finite number of 0 or more", param_hint="--deadband")
+        dial = _dialler(target, **login)
         show = _as_json if as_json else _as_line
-        dial = partial(connect, where.endpoint, name, secret, tls=protection)
-        with suppress(BrokenPipeError):
-            drive(lambda reactor: _watch(dial, feed, period, count, show, reactor))
-            return
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nobody reads what is still buffered
+        if isinstance(sys.stdout, TextIOWrapper):
+            sys.stdout.reconfigure(errors="backslashreplace")  # of a terminal that is not one of UTF-8
+        with quiet_without_readers():
+            drive(partial(_watch, dial, feed, period, deadband, count, show))
+
+
+@main.command(context_settings={"ignore_unknown_options": True})  # a number may be negative
+@click.argument("target", metavar="[NAME@]HOST[:PORT]")
+@click.argument("feed", metavar="[FEED VALUE]", required=False)
+@click.argument("value", metavar="", required=False)
+@login_options
+def publish(target: str, feed: str | None, value: str | None, **login: Any) -> None:
+    """Log in and put a value of a feed in force; print the sample's number in its feed.
+
+    VALUE is JSON. What is no JSON is taken as a string, but NaN and Infinity are refused. The login is that of
+    `clockd watch`.
+
+    Without FEED and VALUE, standard input is published: a JSON object a line, {"feed": ..., "value": ...}, with a
+    "stamp" in Unix seconds where it is not that of the moment. The lines of `clockd watch --json` will do. With FEED
+    and - as VALUE, each line is a JSON value of that feed. Blank lines are passed over.
+
+    A line is published as soon as it is read, several are under way at a time, and no more is read than can be
+    published: a source that is too fast waits. Each line that is refused is named on standard error; the rest is
+    published. At the end the counts are printed, and the exit code is 1 if any was refused.
+
+    \b
+    Examples:
+      clockd publish alice@localhost load 0.7
+      clockd publish alice@localhost greenhouse '{"celsius": 21.5, "open": false}'
+      vmstat -n 1 | awk 'NR > 2 { print $15; fflush() }' | clockd publish alice@localhost idle -
+      clockd watch bob@here --feed load --json | clockd publish alice@there --secret-file there.secret
+    """
+    with one_sentence():
+        from clockd.logs import begin_logging
+        from clockd.pipe import Outgoing, outgoing_of, value_of
+
+        begin_logging("text", sys.stderr)
+        _require_no_option(target, feed, value)
+        if value is None and feed not in {None, "-"}:
+            raise click.UsageError("VALUE is missing: give one, or - for a value a line on standard input")
+        if (value or "-") == "-" and sys.stdin is None:
+            raise click.UsageError("there is no standard input")
+        dial = _dialler(target, **login)
+        counts: dict[str, int] = {}
+        with quiet_without_readers():
+            if feed is None or value is None:
+                drive(lambda reactor: _publish_lines(dial, outgoing_of, counts, reactor))
+            elif value == "-":
+                drive(
+                    lambda reactor: _publish_lines(
+                        dial, lambda text: Outgoing(feed, value_of(text), None), counts, reactor
+                    )
+                )
+            else:
+                drive(partial(_publish, dial, feed, _value(value)))
+            if counts:
+                click.echo("published {published}, refused {refused}".format_map(counts))
+        sys.exit(1 if counts.get("refused") else 0)
 
 
 @main.group()
@@ -325,6 +392,15 @@ def one_sentence() -> Iterator[None]:
     except OSError as error:
         click.echo(f"clockd: {error}", err=True)
         sys.exit(1)
+
+
+@contextmanager
+def quiet_without_readers() -> Iterator[None]:
+    """Let a command end in silence when nobody reads what it prints."""
+    try:
+        yield
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nobody reads what is still buffered
 
 
 def drive(work: Callable[[Any], Coroutine[Any, Any, None]]) -> None:
@@ -491,27 +567,81 @@ async def _watch(
     dial: "Callable[..., ClockClient]",
     feed: str,
     period: float | None,
+    deadband: float | None,
     count: int | None,
     show: "Callable[[Reading], str]",
     reactor: Any,
 ) -> None:
+    from clockd.errors import UnknownFeed
+
     async with dial(reactor=reactor) as clock:
-        samples = clock.samples(feed)
-        if period is not None:
-            granted = await clock.setperiod(period, feed)
-            if granted != period:
-                click.echo(f"clockd: the server grants a period of {granted:g} s", err=True)
-        async for reading in samples:
-            click.echo(show(reading))
-            if count is not None:
-                count -= 1
-                if not count:
+        samples = clock.samples(feed, period=period, deadband=deadband)
+        shown = 0
+        try:
+            async for reading in samples:
+                if not shown and samples.granted not in {None, period} and period is not None:
+                    click.echo(f"clockd: the server grants a period of {samples.granted:g} s", err=True)
+                click.echo(show(reading))
+                shown += 1
+                if shown == count:
                     return
+        except UnknownFeed as error:
+            raise await _unknown(feed, clock) from error
+
+
+async def _publish(dial: "Callable[..., ClockClient]", feed: str, value: object, reactor: Any) -> None:
+    from clockd.errors import UnknownFeed
+
+    async with dial(reactor=reactor) as clock:
+        try:
+            click.echo(await clock.publish(feed, value))
+        except UnknownFeed as error:
+            raise await _unknown(feed, clock) from error
+
+
+async def _unknown(feed: str, clock: "ClockClient") -> Exception:
+    """Return an error that says which feeds there are."""
+    from clockd.errors import UnknownFeed
+
+    return UnknownFeed(f"there is no feed {feed}; those that you may read: {', '.join(await clock.feeds())}")
+
+
+async def _publish_lines(
+    dial: "Callable[..., ClockClient]", parse: "Callable[[str], Outgoing]", counts: dict[str, int], reactor: Any
+) -> None:
+    from clockd.pipe import Lines, Pump
+
+    def refused(number: int, why: str) -> None:
+        with suppress(OSError):  # what nobody reads keeps nothing from being published
+            click.echo(f"clockd: line {number}: {why}", err=True)
+
+    async with dial(reactor=reactor) as clock:
+        pump = Pump(clock.publish, parse, refused, reactor)
+        await pump.run(Lines(sys.stdin.fileno(), reactor))
+    counts.update(pump.counts)
 
 
 def _as_line(reading: "Reading") -> str:
-    stamp = datetime.fromtimestamp(reading.stamp, UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
-    return f"{stamp}  arrived {reading.age * 1000:+.2f} ms later by this host's clock"
+    try:
+        stamp = datetime.fromtimestamp(reading.stamp, UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+    except (OverflowError, ValueError):  # of no year that a calendar has
+        stamp = repr(reading.stamp)
+    if reading.sequence is None:
+        return f"{stamp}  arrived {reading.age * 1000:+.2f} ms later by this host's clock"
+    import json
+
+    line = f"{stamp}  {reading.sequence}  {json.dumps(_sayable(reading.value), ensure_ascii=False)}"
+    if sys.stdout.isatty():
+        width = os.get_terminal_size(sys.stdout.fileno()).columns
+        if 0 < width < len(line):
+            line = f"{line[: width - 1]}…"
+    return "".join(letter if letter.isprintable() else _escaped(letter) for letter in line)
+
+
+def _escaped(letter: str) -> str:
+    """Return a letter as JSON may write it, so that it does nothing to a terminal."""
+    digits = letter.encode("utf-16-be").hex()
+    return "".join(f"\\u{digits[at : at + 4]}" for at in range(0, len(digits), 4))
 
 
 def _as_json(reading: "Reading") -> str:
@@ -522,13 +652,79 @@ def _as_json(reading: "Reading") -> str:
             "feed": reading.feed,
             "sequence": reading.sequence,
             "stamp": reading.stamp,
-            "value": reading.value,
+            "value": _sayable(reading.value),
             "age": reading.age,
             "offset": None,
             "bound": None,
             "round_trip": None,
         }
     )
+
+
+def _sayable(value: object) -> object:
+    """Return a value as JSON can say it; see `watch`."""
+    match value:
+        case bytes():
+            return {"base64": b64encode(value).decode()}
+        case float() if not isfinite(value):
+            return "NaN" if isnan(value) else "Infinity" if value > 0 else "-Infinity"
+        case list() | tuple():
+            return [_sayable(item) for item in value]
+        case dict():
+            return {_key(key): _sayable(item) for key, item in value.items()}
+    return value
+
+
+def _key(key: object) -> object:
+    """Return what `json.dumps` makes the string of."""
+    return b64encode(key).decode() if isinstance(key, bytes) else _sayable(key)
+
+
+def _value(text: str) -> object:
+    import json
+
+    from clockd.errors import InvalidValue
+    from clockd.pipe import value_of
+
+    try:
+        return value_of(text)
+    except InvalidValue as error:
+        if isinstance(error.__cause__, json.JSONDecodeError):
+            return text
+        raise click.BadParameter(str(error), param_hint="VALUE") from error
+
+
+def _require_no_option(*words: str | None) -> None:
+    """See that no word is a mistyped option, where a negative number may be a word."""
+    for word in words:
+        if word is not None and re.match(r"-(?!\.?\d|$)", word):
+            raise click.NoSuchOption(word)
+
+
+def _dialler(
+    target: str,
+    *,
+    secret_file: Path | None,
+    tls: bool,
+    tls_ca: str | None,
+    tls_certificate: str | None,
+    tls_key: str | None,
+) -> "Callable[..., ClockClient]":
+    """Return `connect`, with all but the reactor; asks for what it needs."""
+    import getpass
+
+    from clockd.client import ClientTLS, connect
+
+    if tls_key is not None and tls_certificate is None:
+        raise click.UsageError("--tls-key is the key of a certificate: give --tls-certificate, too")
+    where = parse_target(target)
+    protection = None
+    if tls or tls_ca is not None or tls_certificate is not None:
+        protection = ClientTLS(where.host, ca=tls_ca, certificate=tls_certificate, private_key=tls_key)
+    name = secret = None
+    if tls_certificate is None or where.name is not None or secret_file is not None:
+        name, secret = where.name or getpass.getuser(), _secret(secret_file, target)
+    return partial(connect, where.endpoint, name, secret, tls=protection)
 
 
 def _secret(file: Path | None, target: str) -> str:

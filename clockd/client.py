@@ -10,8 +10,14 @@ Over TLS, where the certificate that the client shows may take the place of the 
     async with connect("tcp:host:8788", tls=tls) as clock:
         ...
 
+Any other feed that the server has is iterated over in the same way, and published to with one call:
+
+    await clock.publish("greenhouse", {"celsius": 21.5, "open": False})
+    async for sample in clock.samples("greenhouse", period=10, deadband=0.5):
+        print(sample.sequence, sample.value)
+
 Everything that is awaited here works in a coroutine that Twisted drives and in a task of asyncio alike. A connection
-that is lost is made again, with the periods it had, until the program leaves the `async with`.
+that is lost is made again, with the feeds, periods and deadbands it had, until the program leaves the `async with`.
 
 Rules of this module: inside, coroutines are driven by Twisted; what a program awaits is an `Either`.
 """
@@ -21,7 +27,7 @@ import math
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from functools import partial
 from types import TracebackType
 from typing import Any, NoReturn, Self, TypeVar
@@ -29,7 +35,7 @@ from weakref import WeakSet
 
 from twisted.application.internet import backoffPolicy
 from twisted.cred.credentials import UsernamePassword
-from twisted.internet.defer import CancelledError, Deferred, succeed
+from twisted.internet.defer import CancelledError, Deferred, DeferredList, succeed
 from twisted.internet.defer import TimeoutError as TimedOut
 from twisted.internet.endpoints import clientFromString, wrapClientTLS
 from twisted.internet.error import ConnectingCancelledError, ConnectionLost
@@ -38,6 +44,7 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.spread import pb
+from twisted.spread.jelly import Jellyable, jelly
 
 from clockd import errors
 from clockd.certificate import ClientTLS, failed_for
@@ -56,7 +63,8 @@ from clockd.errors import (
     UnknownFeed,
     WrongCredentials,
 )
-from clockd.values import Reading, is_period
+from clockd.values import FEED_NAME, Reading, is_deadband, is_period
+from clockd.wire import ValueEncoder
 
 __all__ = ["ClientTLS", "ClockClient", "Samples", "connect"]
 
@@ -145,11 +153,10 @@ class ClockClient:
         self._timeout = timeout
         self._reactor = reactor
         self._now = now
-        self._periods: dict[str, float] = {}
-        self._iterators: WeakSet[Samples] = WeakSet()
-        self._newest: Reading | None = None
+        self._feeds = {"time": _Interest(granted=True)}  # the server sees to that one by itself
+        self._check_value = ValueEncoder(b"pb").encode
         self._session: _Session | None = None
-        self._waiting: set[Deferred[None]] = set()
+        self._waiting: dict[Deferred[None], None] = {}  # a set in the order of the calls
         self._entered = False
         self._ended: BaseException | None = None
         self._error: BaseException | None = None
@@ -200,27 +207,86 @@ class ClockClient:
         """
         return Either(Deferred.fromCoroutine(self._setperiod(period, feed)))
 
-    def samples(self, feed: str = "time", *, period: float | None = None) -> "Samples":
+    def samples(self, feed: str = "time", *, period: float | None = None, deadband: float | None = None) -> "Samples":
         """Return an asynchronous iterator that begins with the newest sample there is, and goes on as they arrive.
 
-        A sample that comes before the last one was taken replaces it: the newest wins.
+        A sample that comes before the last one was taken replaces it: the newest wins. The feed is subscribed by the
+        first step of its first iterator; when the last one is closed or forgotten it is unsubscribed, but for `time`.
+        A feed has one period and one deadband, so what is asked for last holds for all its iterators. After a
+        reconnection the sample that was there before may come again.
 
         Args:
-            feed: A feed that is subscribed.
-            period: If given, `setperiod` comes first; a feed has one period, so it holds for all iterators.
+            feed: Its name.
+            period: Seconds between two samples at least, finite and > 0; None for the one it has, at first the
+                server's.
+            deadband: A number that differs by no more from the one before is not pushed, finite and >= 0; None for the
+                one it has, at first none. The time has none.
+
+        Returns:
+            The iterator. Each step of it, the first above all, may raise `UnknownFeed`, `NotPermitted`,
+            `TooManySubscriptions`, `InvalidPeriod`, `InvalidValue` or `NotConnected`; that ends neither the client nor
+            the iterators of other feeds.
 
         Raises:
             NotConnected: The client was not entered.
-            UnknownFeed: The feed is not subscribed.
         """
-        if feed != "time":
-            raise UnknownFeed(f"not subscribed to {feed}; subscribed: time")
         self._check_entered()
-        iterator = Samples(self, feed, period, self._newest if self._ended is None else None)
-        self._iterators.add(iterator)
+        interest = self._feeds.setdefault(feed, _Interest()) if self._ended is None else _Interest()
+        begin = partial(self._begin, period=period, deadband=deadband)
+        iterator = Samples(feed, begin, self._leave, interest.newest)
+        interest.iterators.add(iterator)
         if self._ended is not None:
             iterator.end(self._error)
         return iterator
+
+    def unsubscribe(self, feed: str) -> Either[None]:
+        """Have a feed pushed no more, `time` included; its iterators end.
+
+        Args:
+            feed: Its name; nothing is done if it is not subscribed.
+
+        Returns:
+            To be awaited: None.
+
+        Raises:
+            NotConnected: As for `setperiod`. The next connection will be without the feed all the same.
+        """
+        return Either(Deferred.fromCoroutine(self._unsubscribe(feed)))
+
+    def publish(self, feed: str, value: object, stamp: float | None = None) -> Either[int]:
+        """Put a value of a feed in force.
+
+        Calls that do not wait for each other are published in the order in which they were made. Of one that ends in
+        `NotConnected` nobody knows whether it was published.
+
+        Args:
+            feed: A feed that this account may publish to.
+            value: None, bool, int, float, str, bytes, or lists, tuples and dicts of these; 4 in each other and 4096
+                bytes at most. It is looked at in this call only, and a container may be in it twice.
+            stamp: When it was true, Unix seconds UTC; None for the moment at which the server gets it.
+
+        Returns:
+            To be awaited: the sample's number in its feed, from 1.
+
+        Raises:
+            InvalidValue: The value or the stamp is something else.
+            UnknownFeed: There is no such feed.
+            NotPermitted: The account may not publish to it.
+            TooManyPublishes: The account has published as much as it may for the moment.
+            NotConnected: As for `setperiod`.
+        """
+        return Either(Deferred.fromCoroutine(self._publish(feed, value, stamp)))
+
+    def feeds(self) -> Either[list[str]]:
+        """Ask for the names of the feeds that this account may read.
+
+        Returns:
+            To be awaited: the names.
+
+        Raises:
+            NotConnected: As for `setperiod`.
+        """
+        return Either(Deferred.fromCoroutine(self._feed_names()))
 
     async def _run(self) -> None:
         """Keep a session, until a refusal that will not pass, or `_close`."""
@@ -251,18 +317,17 @@ class ClockClient:
             self._end(error)
 
     async def _open(self) -> "_Session":
-        """Connect, log in, ask for the periods."""
+        """Connect, log in, ask for what was asked for before."""
         factory = pb.PBClientFactory()
         factory.noisy = False
         factory.protocol = _Broker
         session = _Session(await self._dial(factory), factory)
         transport = session.broker.transport
         try:
-            session.perspective = await self._bounded(self._login(factory, _Mind(self._deliver)))
+            session.perspective = await self._bounded(self._login(factory, _Mind(self._deliver, self._check_value)))
             if not isinstance(session.perspective, pb.RemoteReference):
                 raise TypeError("a login was answered with no perspective")  # noqa: TRY301  # told below
-            for feed, period in self._periods.items():
-                await self._bounded(session.perspective.callRemote("setperiod", period, feed))
+            await self._resubscribe(session.perspective)
         except (Refused, CancelledError):
             transport.abortConnection()
             raise
@@ -304,8 +369,8 @@ class ClockClient:
         """Return the perspective, as soon as there is one."""
         self._check_entered()
         if self._ended is None and not (self._session and self._session.alive):
-            waiting: Deferred[None] = Deferred(self._waiting.discard)
-            self._waiting.add(waiting)
+            waiting: Deferred[None] = Deferred(self._waiting.pop)
+            self._waiting[waiting] = None
             await waiting
         if self._ended is not None:
             raise self._ended
@@ -314,15 +379,107 @@ class ClockClient:
         return self._session.perspective
 
     async def _setperiod(self, period: float, feed: str) -> float:
-        if not is_period(period):
-            raise InvalidPeriod("a period is a finite number of seconds greater than 0")
-        perspective = await self._bounded(Deferred.fromCoroutine(self._connected()))
-        wire = float(min(period, sys.float_info.max))  # an int may be more than PB can send
-        granted = await self._bounded(perspective.callRemote("setperiod", wire, feed))
+        wire = _period_on_wire(period)
+        granted = await self._call("setperiod", wire, _name(feed))
         if not is_period(granted):
             raise ServerFault("the server granted what is no period")
-        self._periods[feed] = wire
+        if feed in self._feeds:
+            self._feeds[feed].period = wire
         return granted
+
+    async def _begin(self, iterator: "Samples", period: float | None, deadband: float | None) -> float | None:
+        """Have a feed subscribed, for one of its iterators.
+
+        Returns:
+            The period granted, if it had to be asked for.
+        """
+        feed = _name(iterator.feed)
+        interest = self._feeds.setdefault(feed, _Interest())
+        interest.iterators.add(iterator)
+        if interest.granted and deadband is None:
+            return None if period is None else await self._setperiod(period, feed)
+        if deadband is not None and not is_deadband(deadband):
+            raise InvalidValue("a deadband is a finite number of 0 or more")
+        wanted = (
+            interest.period if period is None else _period_on_wire(period),
+            interest.deadband if deadband is None else float(min(deadband, sys.float_info.max)),
+        )
+        self._let_go()
+        interest.asked = True
+        granted = await self._call("subscribe", feed, *wanted)
+        if not is_period(granted):
+            raise ServerFault("the server granted what is no period")
+        interest.granted = True
+        interest.period, interest.deadband = wanted
+        return granted
+
+    def _leave(self, iterator: "Samples") -> None:
+        """Have a feed unsubscribed, if this was the last of its iterators."""
+        interest = self._feeds.get(iterator.feed)
+        if interest is not None:
+            interest.iterators.discard(iterator)
+        self._let_go()
+
+    def _let_go(self) -> None:
+        """Unsubscribe from the feeds over which nobody iterates any more."""
+        idle = [feed for feed, interest in self._feeds.items() if feed != "time" and not interest.iterators]
+        for feed in idle:
+            interest = self._feeds.pop(feed)
+            if interest.asked and self._session is not None and self._session.alive:
+                _unsubscribe(self._session.perspective, feed)
+
+    async def _unsubscribe(self, feed: str) -> None:
+        interest = self._feeds.pop(_name(feed), None)
+        if interest is not None:
+            interest.end(None)
+        await self._call("unsubscribe", feed)
+
+    async def _resubscribe(self, perspective: Any) -> None:
+        """Ask a new session for the feeds, all at once; those who iterate over one are told if it is refused."""
+        self._let_go()
+        calls: dict[str, tuple[object, ...]] = {
+            feed: ("subscribe", feed, interest.period, interest.deadband)
+            for feed, interest in self._feeds.items()
+            if interest.granted
+        }
+        period = self._feeds["time"].period if "time" in calls else None
+        if "time" not in calls:
+            calls["time"] = "unsubscribe", "time"  # a login subscribes to it
+        elif period is None:
+            del calls["time"]
+        else:
+            calls["time"] = "setperiod", period, "time"
+        answers = [Deferred.fromCoroutine(self._bounded(perspective.callRemote(*call))) for call in calls.values()]
+        for feed, (done, answer) in zip(calls, await DeferredList(answers, consumeErrors=True), strict=True):
+            if not done:
+                if not answer.check(Refused):
+                    answer.raiseException()
+                if feed in self._feeds:
+                    self._feeds.pop(feed).end(answer.value)
+            elif feed not in self._feeds and calls[feed][0] == "subscribe":  # it was let go meanwhile
+                _unsubscribe(perspective, feed)
+
+    async def _publish(self, feed: str, value: object, stamp: float | None) -> int:
+        self._check_value(value)
+        number = await self._call("publish", _name(feed), _Copy(value), None if stamp is None else _moment(stamp))
+        if type(number) is not int or number < 1:
+            raise ServerFault("the server answered with what is no number of a sample")
+        return number
+
+    async def _feed_names(self) -> list[str]:
+        names = await self._call("feeds")
+        if type(names) is not list or not all(isinstance(name, str) and FEED_NAME.fullmatch(name) for name in names):
+            raise ServerFault("the server answered with what are no names of feeds")
+        return names
+
+    async def _call(self, method: str, *arguments: object) -> Any:
+        """Call the server, on the next connection if there is none now."""
+        session = self._session
+        if self._ended is None and session is not None and session.alive:
+            perspective = session.perspective
+        else:
+            perspective = await self._bounded(Deferred.fromCoroutine(self._connected()))
+        return await self._bounded(perspective.callRemote(method, *arguments))
 
     async def _bounded(self, call: "Deferred[T]") -> T:
         """Wait for a call's answer no longer than a call may take, and raise what it raised as one of our classes."""
@@ -336,23 +493,59 @@ class ClockClient:
         if not self._entered:
             raise NotConnected("enter the client first: async with connect(...) as clock")
 
-    def _deliver(self, stamp: float) -> None:
-        reading = self._newest = Reading("time", None, stamp, stamp, self._now())
-        for iterator in list(self._iterators):
+    def _deliver(self, feed: str, sequence: int | None, stamp: float, value: object) -> None:
+        interest = self._feeds.get(feed)
+        if interest is None:
+            return
+        interest.newest = reading = Reading(feed, sequence, stamp, value, self._now())
+        iterators = list(interest.iterators)
+        for iterator in iterators:
             iterator.put(reading)
+        if not iterators:
+            self._let_go()
 
     def _wake(self) -> None:
-        waiting, self._waiting = self._waiting, set()
-        for deferred in waiting:
-            deferred.callback(None)
+        waiting, self._waiting = self._waiting, {}
+        for deferred in list(waiting):
+            if not deferred.called:
+                deferred.callback(None)
 
     def _end(self, error: BaseException | None) -> None:
         """Tell everyone who waits that there will be no more."""
         if self._ended is None:
             self._ended, self._error = error or NotConnected("the client was closed"), error
-        for iterator in list(self._iterators):
-            iterator.end(error)
+        for interest in self._feeds.values():
+            interest.end(error)
         self._wake()
+
+
+class _Interest:
+    """What a client wants of a feed.
+
+    Args:
+        granted: Whether it is subscribed.
+
+    Attributes:
+        granted: As given; while there is no connection, whether the next one is asked for it.
+        asked: Whether the server was asked for it, and may push it.
+        period: As it was asked for last, in seconds; None for the server's.
+        deadband: As it was asked for last; None for none.
+        newest: What came last.
+        iterators: Who is handed what comes.
+    """
+
+    def __init__(self, *, granted: bool = False) -> None:
+        self.granted = granted
+        self.asked = granted
+        self.period: float | None = None
+        self.deadband: float | None = None
+        self.newest: Reading | None = None
+        self.iterators: WeakSet[Samples] = WeakSet()
+
+    def end(self, error: BaseException | None) -> None:
+        """Have the iterators end, with an error or without."""
+        for iterator in list(self.iterators):
+            iterator.end(error)
 
 
 class _Broker(pb.Broker):
@@ -426,12 +619,31 @@ class _Session:
 
 
 class Samples:
-    """The samples of one feed as they arrive; made by `ClockClient.samples`."""
+    """The samples of one feed as they arrive; made by `ClockClient.samples`.
 
-    def __init__(self, client: ClockClient, feed: str, period: float | None, newest: Reading | None) -> None:
-        self._client = client
-        self._feed = feed
-        self._period = period
+    Args:
+        feed: The feed's name.
+        begin: Has the feed subscribed, and returns the period granted if one was asked for.
+        leave: Told when the iterator is closed.
+        newest: The first sample, if there is one already.
+
+    Attributes:
+        feed: As given.
+        granted: The period that was granted when this iterator asked for one, in seconds; None before.
+    """
+
+    def __init__(
+        self,
+        feed: str,
+        begin: Callable[["Samples"], Coroutine[Any, Any, float | None]],
+        leave: Callable[["Samples"], None],
+        newest: Reading | None,
+    ) -> None:
+        self.feed = feed
+        self.granted: float | None = None
+        self._begin = begin
+        self._leave = leave
+        self._begun = False
         self._newest = newest
         self._waiting: Deferred[None] | None = None
         self._end: BaseException | None = None
@@ -444,10 +656,17 @@ class Samples:
         """Return what is to be awaited for the next sample.
 
         Raises:
-            StopAsyncIteration: The client was closed.
+            StopAsyncIteration: The client or the iterator was closed, or the feed unsubscribed.
+            Refused: The feed cannot be had; see `ClockClient.samples`.
             ClockdError: The session has ended for good; the error says why.
         """
         return Either(Deferred.fromCoroutine(self._next()))
+
+    async def aclose(self) -> None:
+        """End the iteration; the feed of the last iterator is unsubscribed, without waiting for the server."""
+        self._newest = None
+        self.end(None)
+        self._leave(self)
 
     def put(self, reading: Reading) -> None:
         """Take a sample in."""
@@ -460,9 +679,13 @@ class Samples:
         self._wake()
 
     async def _next(self) -> Reading:
-        if self._period is not None:
-            period, self._period = self._period, None
-            await self._client.setperiod(period, self._feed)
+        if not self._begun and self._end is None:
+            try:
+                self.granted = await self._begin(self)
+            except NotConnected:
+                if self._end is None:  # else it is closed
+                    raise
+            self._begun = True
         while self._newest is None:
             if self._end is not None:
                 raise self._end
@@ -481,16 +704,77 @@ class _Mind(pb.Referenceable):
     """What the server calls.
 
     Args:
-        deliver: Told each stamp, Unix seconds UTC.
+        deliver: Told the feed, number, stamp and value of each sample.
+        check_value: Raises `InvalidValue` for what is none.
     """
 
-    def __init__(self, deliver: Callable[[float], None]) -> None:
+    def __init__(
+        self, deliver: Callable[[str, int | None, float, object], None], check_value: Callable[[object], object]
+    ) -> None:
         self._deliver = deliver
+        self._check_value = check_value
 
     def remote_notifyTime(self, stamp: object) -> None:
         if not isinstance(stamp, float) or not math.isfinite(stamp):
             raise InvalidValue("a stamp is a finite float")
-        self._deliver(stamp)
+        self._deliver("time", None, stamp, stamp)
+
+    def remote_notifySample(self, feed: object, sequence: object, stamp: object, value: object) -> None:
+        if not isinstance(feed, str) or type(sequence) is not int:
+            raise InvalidValue("the name of a feed is str, the number of a sample int")
+        if not isinstance(stamp, float) or not math.isfinite(stamp):
+            raise InvalidValue("a stamp is a finite float")
+        self._check_value(value)
+        self._deliver(feed, sequence, stamp, value)
+
+
+class _Copy(Jellyable):
+    """A value as it is now, for the wire; unlike stock jelly it makes no reference of a container that occurs twice.
+
+    Args:
+        value: As for `ValueEncoder.encode`.
+    """
+
+    def __init__(self, value: object) -> None:
+        self._jelly = _jellied(value)
+
+    def jellyFor(self, jellier: object) -> object:
+        """Return the expression that stands for the value."""
+        return self._jelly
+
+
+def _jellied(value: Any) -> object:
+    kind = type(value)
+    if kind is str:
+        return [b"unicode", value.encode()]
+    if kind is list or kind is tuple:
+        return [b"list" if kind is list else b"tuple", *map(_jellied, value)]
+    if kind is dict:
+        return [b"dictionary", *([_jellied(key), _jellied(item)] for key, item in value.items())]
+    return value if kind in {int, float, bytes} else jelly(value)
+
+
+def _name(feed: object) -> str:
+    """Return a feed's name, if it is one: what no server has is not even sent."""
+    if isinstance(feed, str) and FEED_NAME.fullmatch(feed):
+        return feed
+    raise UnknownFeed("there is no such feed: a name is 1 to 64 of the characters a-z, 0-9, _, . and -")
+
+
+def _period_on_wire(period: object) -> float:
+    if not is_period(period):
+        raise InvalidPeriod("a period is a finite number of seconds greater than 0")
+    return float(min(period, sys.float_info.max))  # an int may be more than PB can send
+
+
+def _moment(stamp: object) -> float:
+    if type(stamp) not in {int, float} or not -sys.float_info.max <= stamp <= sys.float_info.max:  # type: ignore[operator]  # it is a number
+        raise InvalidValue("a stamp is a finite number of Unix seconds")
+    return float(stamp)  # type: ignore[arg-type]  # as above
+
+
+def _unsubscribe(perspective: Any, feed: str) -> None:
+    perspective.callRemote("unsubscribe", feed).addErrback(lambda _: None)
 
 
 def _settled(call: "Deferred[object]") -> "Deferred[None]":

@@ -31,11 +31,16 @@ from clockd.errors import (
     ReactorConflict,
     ServerFault,
     TooManyConnections,
+    TooManyPublishes,
+    TooManySubscriptions,
     UnknownFeed,
+    UnknownMethod,
     WrongCredentials,
 )
+from clockd.feeds import LatestFeed
 from clockd.transport import TLSFactory
-from clockd.values import Limits
+from clockd.values import Limits, Rights
+from clockd.wire import MOST, ValueEncoder
 
 ENDPOINT = "tcp:clock.example:8787"
 TIMEOUT = 10
@@ -234,9 +239,6 @@ class SamplesTests(ClientCase):
     def test_a_wrong_period_is_told_by_the_iterator(self):
         self.failureResultOf(self.ask(anext(self.entered().samples(period=0))), InvalidPeriod)
 
-    def test_another_feed_is_not_subscribed(self):
-        self.assertRaises(UnknownFeed, self.entered().samples, "weather")
-
     def test_a_wait_that_is_cancelled_harms_no_later_one(self):
         samples = self.entered().samples()
         self.next(samples)
@@ -345,7 +347,7 @@ class PeriodTests(ClientCase):
         granted = self.ask(client.setperiod(5))
         self.network.advance(TIMEOUT, 0.5)
         self.failureResultOf(granted, NotConnected)
-        self.assertEqual(client._waiting, set())
+        self.assertEqual(client._waiting, {})
 
     def test_a_call_made_again_as_soon_as_the_first_has_failed_waits_for_the_next_connection(self):
         client = self.entered()
@@ -494,6 +496,505 @@ class ReconnectionTests(ClientCase):
         refused.frozen = False
         self.network.flush()
         self.assertEqual(self.successResultOf(self.ask(client.setperiod(5))), 5.0)
+
+
+class FeedCase(ClientCase):
+    """With three feeds; `shut` is bob's alone."""
+
+    def start(self, *args, **kwargs):
+        self.rights = {"load": Rights(publish=("*",)), "mood": Rights(publish=("*",)), "shut": Rights(read=("bob",))}
+        super().start(*args, feeds=self.make_feeds, **kwargs)
+
+    def make_feeds(self, rig):
+        encode = ValueEncoder(b"pb").encode
+        self.latest = {name: LatestFeed(name, encode, rig.tally.feed(name), rig.now) for name in self.rights}
+        return [(self.latest[name], rights) for name, rights in self.rights.items()]
+
+    def setUp(self):
+        self.start(Limits(default_period=2))
+
+    def values(self, iterator, count=1):
+        return [self.successResultOf(self.ask(anext(iterator))).value for _ in range(count)]
+
+    def subscribed(self):
+        """Return which feeds the server pushes, of which those that are lost are none."""
+        self.network.flush()
+        return {name for name, counts in self.server.tally.feeds.items() if counts.subscriptions}
+
+    def again(self):
+        """Lose the connection and have it made again."""
+        self.lose()
+        self.network.advance(1.5, 0.25)
+
+
+class FeedSamplesTests(FeedCase):
+    def test_a_feed_is_subscribed_by_its_first_step_and_tells_all_of_a_sample(self):
+        self.latest["load"].publish({"one": [1, (2.5, None)], b"two": True}, EPOCH - 3)
+        client = self.entered()
+        samples = client.samples("load")
+        self.assertEqual(self.subscribed(), {"time"})
+        reading = self.successResultOf(self.ask(anext(samples)))
+        self.assertEqual((reading.feed, reading.sequence, reading.stamp), ("load", 1, EPOCH - 3))
+        self.assertEqual((reading.value, reading.received), ({"one": [1, (2.5, None)], b"two": True}, EPOCH + 0.5))
+        self.assertEqual(self.subscribed(), {"time", "load"})
+
+    def test_samples_come_as_they_are_news_and_the_newest_wins(self):
+        samples = self.entered().samples("load", period=1)
+        waiting = self.ask(anext(samples))
+        self.network.advance(5, 1)
+        self.assertNoResult(waiting)
+        self.latest["load"].publish("a")
+        self.network.advance(1)
+        self.assertEqual(self.successResultOf(waiting).value, "a")
+        for value in "bcd":
+            self.latest["load"].publish(value)
+            self.network.advance(1)
+        self.assertEqual(self.successResultOf(self.ask(anext(samples))).sequence, 4)
+        self.assertNoResult(self.ask(anext(samples)))
+
+    def test_period_and_deadband_are_asked_for_and_the_period_granted_is_kept(self):
+        samples = self.entered().samples("load", period=1e-9, deadband=2)
+        self.latest["load"].publish(1)
+        self.assertEqual((samples.granted, self.values(samples), samples.granted), (None, [1], 0.01))
+        waiting = self.ask(anext(samples))
+        self.latest["load"].publish(3)
+        self.network.advance(0.02)
+        self.assertNoResult(waiting)
+        self.latest["load"].publish(3.5)
+        self.network.advance(0.02)
+        self.assertEqual(self.successResultOf(waiting).value, 3.5)
+
+    def test_iterators_of_a_feed_share_it_and_its_newest_sample(self):
+        client = self.entered()
+        first = client.samples("load", period=0.5, deadband=1)
+        self.latest["load"].publish(7)
+        self.values(first)
+        second = client.samples("load")
+        self.assertEqual((self.values(second), second.granted), ([7], None))
+        self.assertEqual(self.server.tally.feeds["load"].requested, 2)
+        self.latest["load"].publish(9)
+        self.network.advance(0.5)
+        self.assertEqual(self.values(first) + self.values(second), [9, 9])
+        self.latest["load"].publish(9.5)
+        self.network.advance(0.5)
+        self.assertNoResult(self.ask(anext(second)))
+
+    def test_what_is_asked_for_last_holds_and_what_is_not_asked_for_stays(self):
+        client = self.entered()
+        first = client.samples("load", period=0.5, deadband=1)
+        second, third = client.samples("load", period=0.25), client.samples("load", deadband=2)
+        self.latest["load"].publish(0)
+        for iterator, granted in ((first, 0.5), (second, 0.25), (third, 0.25)):
+            self.values(iterator)
+            self.assertEqual(iterator.granted, granted)
+        self.again()
+        self.assertEqual(self.server.tally.feeds["load"].requested, 4)
+        self.values(first)
+        for value, news in ((1.5, False), (2.5, True)):
+            self.latest["load"].publish(value)
+            self.network.advance(0.25)
+            self.assertEqual(first._newest is not None, news)
+
+    def test_two_that_begin_at_once_both_begin(self):
+        client = self.entered()
+        self.latest["load"].publish(1)
+        steps = [awaited(anext(client.samples("load"))) for _ in range(2)]
+        self.network.flush()
+        self.assertEqual([self.successResultOf(step).value for step in steps], [1, 1])
+
+    def test_a_refusal_reaches_who_iterates_and_nobody_else(self):
+        self.start(Limits(default_period=2, subscriptions=2))
+        self.latest["load"].publish(1)
+        client = self.entered()
+        good = client.samples("load", period=1)
+        self.values(good)
+        for feed, options, kind in (
+            ("nope", {}, UnknownFeed),
+            ("shut", {}, NotPermitted),
+            ("mood", {}, TooManySubscriptions),
+            ("load", {"period": 0}, InvalidPeriod),
+            ("load", {"deadband": -1}, InvalidValue),
+            ("load", {"deadband": math.nan}, InvalidValue),
+            ("load", {"deadband": True}, InvalidValue),
+            ("time", {"deadband": 1}, InvalidValue),
+        ):
+            bad = client.samples(feed, **options)
+            for _ in range(2):
+                self.failureResultOf(self.ask(anext(bad)), kind)
+        self.assertEqual(self.subscribed(), {"time", "load"})
+        self.latest["load"].publish(2)
+        self.network.advance(1)
+        self.assertEqual(self.values(good), [2])
+        self.assertEqual(self.next(client.samples()), 0)
+
+    def test_what_is_no_name_is_not_even_sent(self):
+        client = self.entered()
+        written = self.network.wires[-1].clientIO.written
+        for name in ("", "Load", "a" * 65, "a" * 100_000, "lo ad", "load\n", None, 5, ("load",)):
+            for call in (
+                lambda name=name: anext(client.samples(name)),
+                lambda name=name: client.publish(name, 1),
+                lambda name=name: client.unsubscribe(name),
+                lambda name=name: client.setperiod(1, name),
+            ):
+                self.failureResultOf(self.ask(call()), UnknownFeed)
+        self.assertEqual(self.network.wires[-1].clientIO.written, written)
+
+    def test_a_long_period_and_a_wide_deadband_can_be_sent(self):
+        samples = self.entered().samples("load", period=10**400, deadband=10**400)
+        self.latest["load"].publish(1)
+        self.assertEqual((self.values(samples), samples.granted), ([1], 86400.0))
+
+    def test_setperiod_of_a_feed_is_remembered_with_its_deadband(self):
+        client = self.entered()
+        samples = client.samples("load", deadband=3)
+        self.latest["load"].publish(1)
+        self.values(samples)
+        self.assertEqual(self.successResultOf(self.ask(client.setperiod(0.25, "load"))), 0.25)
+        self.again()
+        self.assertEqual(self.server.tally.feeds["load"].requested, 4)
+        self.values(samples)
+        self.latest["load"].publish(3)
+        self.network.advance(1)
+        self.assertNoResult(self.ask(anext(samples)))
+
+    def test_a_step_that_is_cancelled_while_the_feed_is_subscribed_harms_no_later_one(self):
+        samples = self.entered().samples("load", period=1)
+        step = awaited(anext(samples))
+        step.cancel()
+        self.failureResultOf(step, CancelledError)
+        self.latest["load"].publish(1)
+        self.network.advance(1)
+        self.assertEqual((self.values(samples), samples.granted), ([1], 1.0))
+
+    def test_no_answer_for_as_long_as_a_call_may_take_is_told_and_can_be_tried_again(self):
+        client = self.entered()
+        samples = client.samples("load")
+        wire = self.network.wires[-1]
+        wire.frozen = True
+        step = self.ask(anext(samples))
+        self.network.advance(TIMEOUT - 1)
+        self.assertNoResult(step)
+        self.network.advance(1)
+        self.failureResultOf(step, NotConnected)
+        wire.frozen = False
+        self.latest["load"].publish(1)
+        self.assertEqual(self.values(samples), [1])
+
+    def test_closing_the_client_while_a_feed_is_subscribed_ends_the_iteration(self):
+        client = self.entered()
+        step = awaited(anext(client.samples("load")))
+        left = awaited(client.__aexit__(None, None, None))
+        self.network.flush()
+        self.successResultOf(left)
+        self.failureResultOf(step, StopAsyncIteration)
+
+
+class UnsubscribingTests(FeedCase):
+    def iterate(self, client, feed="load", **options):
+        """Return an iterator that has had a sample."""
+        self.latest[feed].publish(self.clock.seconds())
+        samples = client.samples(feed, **options)
+        self.values(samples)
+        return samples
+
+    def test_the_last_iterator_that_is_closed_unsubscribes_the_feed(self):
+        client = self.entered()
+        first, second = self.iterate(client), client.samples("load")
+        self.successResultOf(self.ask(first.aclose()))
+        self.assertEqual(self.subscribed(), {"time", "load"})
+        self.failureResultOf(self.ask(anext(first)), StopAsyncIteration)
+        waiting = self.ask(anext(second))
+        self.successResultOf(waiting)
+        waiting = self.ask(anext(second))
+        self.successResultOf(self.ask(second.aclose()))
+        self.failureResultOf(waiting, StopAsyncIteration)
+        self.assertEqual(self.subscribed(), {"time"})
+        self.successResultOf(self.ask(second.aclose()))
+
+    def test_the_last_one_that_is_forgotten_unsubscribes_it_by_the_next_sample(self):
+        client = self.entered()
+        self.iterate(client, period=1)
+        gc.collect()
+        self.latest["load"].publish("news")
+        self.network.advance(1)
+        self.assertEqual(self.subscribed(), {"time"})
+        self.network.advance(3, 1)
+        self.assertEqual(client._feeds.keys(), {"time"})
+
+    def test_one_that_is_forgotten_is_in_nobody_s_way(self):
+        self.start(Limits(default_period=2, subscriptions=2))
+        client = self.entered()
+        for feed in ("load", "mood"):
+            self.iterate(client, feed)
+            gc.collect()
+        self.assertEqual(self.subscribed(), {"time", "mood"})
+
+    def test_one_that_is_forgotten_is_not_subscribed_again(self):
+        client = self.entered()
+        self.iterate(client)
+        gc.collect()
+        self.again()
+        self.assertEqual(self.subscribed(), {"time"})
+
+    def test_the_time_goes_on_without_iterators(self):
+        client = self.entered()
+        samples = client.samples()
+        self.next(samples)
+        self.successResultOf(self.ask(samples.aclose()))
+        self.assertEqual(self.subscribed(), {"time"})
+        self.network.advance(2)
+        self.assertEqual(self.next(client.samples()), 2)
+
+    def test_unsubscribe_ends_the_iterators_of_a_feed(self):
+        client = self.entered()
+        samples, other = self.iterate(client), self.iterate(client, "mood")
+        waiting = self.ask(anext(samples))
+        self.successResultOf(self.ask(client.unsubscribe("load")))
+        self.assertEqual(self.subscribed(), {"time", "mood"})
+        self.failureResultOf(waiting, StopAsyncIteration)
+        self.latest["mood"].publish("fine")
+        self.network.advance(2)
+        self.assertEqual(self.values(other), ["fine"])
+        self.successResultOf(self.ask(client.unsubscribe("load")))
+
+    def test_a_feed_can_be_subscribed_again_and_begins_with_what_is_new(self):
+        client = self.entered()
+        self.iterate(client, period=1, deadband=5)
+        self.successResultOf(self.ask(client.unsubscribe("load")))
+        self.latest["load"].publish("new")
+        self.network.advance(2)
+        self.assertEqual(self.values(client.samples("load")), ["new"])
+        self.assertEqual(self.server.tally.feeds["load"].requested, 0.5)
+
+    def test_the_time_can_be_unsubscribed_and_stays_so(self):
+        client = self.entered()
+        samples = client.samples(period=1)
+        self.next(samples)
+        self.successResultOf(self.ask(client.unsubscribe("time")))
+        self.failureResultOf(self.ask(anext(samples)), StopAsyncIteration)
+        self.assertEqual(self.subscribed(), set())
+        self.again()
+        self.assertEqual((self.subscribed(), self.server.tally.authenticated), (set(), 1))
+        waiting = self.ask(anext(client.samples()))
+        self.network.advance(2)
+        self.assertGreater(self.successResultOf(waiting).stamp, EPOCH)
+        self.again()
+        self.assertEqual(self.subscribed(), {"time"})
+
+    def test_unsubscribing_without_a_connection_holds_for_the_next(self):
+        client = self.entered()
+        self.iterate(client)
+        self.network.down = Refused()
+        self.lose()
+        done = self.ask(client.unsubscribe("load"))
+        self.network.advance(TIMEOUT, 0.5)
+        self.failureResultOf(done, NotConnected)
+        self.network.down = None
+        self.network.advance(30, 0.5)
+        self.assertEqual(self.subscribed(), {"time"})
+
+    def test_what_is_let_go_while_it_is_subscribed_again_is_unsubscribed(self):
+        client = self.entered()
+        samples = self.iterate(client)
+        self.lose()
+        self.clock.advance(1.5)
+        wire = self.network.wires[-1]
+        while "load" not in {name for name, counts in self.server.tally.feeds.items() if counts.subscriptions}:
+            wire.pump()
+        self.successResultOf(awaited(samples.aclose()))
+        self.assertEqual(self.subscribed(), {"time"})
+
+    def test_late_samples_are_dropped(self):
+        client = self.entered()
+        samples = self.iterate(client)
+        self.latest["load"].publish("late")
+        wire = self.network.wires[-1]
+        wire.frozen = True
+        self.network.advance(2)
+        done = awaited(client.unsubscribe("load"))
+        fresh = client.samples("mood")
+        wire.frozen = False
+        self.network.flush()
+        self.successResultOf(done)
+        self.failureResultOf(self.ask(anext(samples)), StopAsyncIteration)
+        self.assertEqual(client._feeds.keys(), {"time", "mood"})
+        self.assertNoResult(self.ask(anext(fresh)))
+
+
+class FeedReconnectionTests(FeedCase):
+    def test_feeds_are_subscribed_again_with_their_period_and_deadband(self):
+        client = self.entered()
+        self.latest["load"].publish(1)
+        samples = client.samples("load", period=0.5, deadband=2)
+        self.values(samples)
+        waiting = self.ask(anext(samples))
+        self.again()
+        self.assertEqual(self.server.tally.feeds["load"].requested, 2)
+        self.assertEqual(self.successResultOf(waiting).sequence, 1)
+        self.latest["load"].publish(2)
+        self.network.advance(0.5)
+        self.assertNoResult(self.ask(anext(samples)))
+
+    def test_a_refusal_ends_the_iterators_of_that_feed_and_nothing_else(self):
+        client = self.entered()
+        self.latest["load"].publish(1)
+        self.latest["mood"].publish(2)
+        load, mood, time = client.samples("load"), client.samples("mood"), client.samples(period=0.5)
+        self.values(load)
+        self.values(mood)
+        waiting = self.ask(anext(load))
+        self.server.feeds._feeds["load"] = self.latest["load"], Rights(read=())
+        self.again()
+        self.failureResultOf(waiting, NotPermitted)
+        self.failureResultOf(self.ask(anext(load)), NotPermitted)
+        self.assertEqual(self.values(mood), [2])
+        self.assertGreater(self.next(time), 0)
+        self.assertEqual((self.subscribed(), self.server.tally.authenticated), ({"time", "mood"}, 1))
+        self.server.feeds._feeds["load"] = self.latest["load"], Rights()
+        self.assertEqual(self.values(client.samples("load")), [1])
+
+    def test_a_feed_that_was_refused_is_not_asked_for_again(self):
+        client = self.entered()
+        bad = client.samples("nope")
+        self.failureResultOf(self.ask(anext(bad)), UnknownFeed)
+        self.again()
+        self.assertEqual((self.subscribed(), self.server.tally.authenticated), ({"time"}, 1))
+        self.failureResultOf(self.ask(anext(bad)), UnknownFeed)
+
+    def test_no_answer_to_a_subscription_is_no_session_and_is_tried_again(self):
+        client = self.entered()
+        self.latest["load"].publish(1)
+        samples = client.samples("load")
+        self.values(samples)
+        self.lose()
+        self.clock.advance(1.5)
+        wire = self.network.wires[-1]
+        while not self.server.tally.feeds["load"].subscriptions:
+            wire.pump()
+        wire.frozen = True
+        self.network.advance(TIMEOUT + 4, 0.5)
+        wire.frozen = False
+        self.assertEqual((self.subscribed(), self.network.attempts), ({"time", "load"}, 3))
+        self.assertEqual(self.values(samples), [1])
+
+    def test_closing_while_feeds_are_subscribed_again_leaves_nothing(self):
+        client = self.entered()
+        self.latest["load"].publish(1)
+        samples = client.samples("load")
+        self.values(samples)
+        self.lose()
+        self.clock.advance(1.5)
+        wire = self.network.wires[-1]
+        while not self.server.tally.feeds["load"].subscriptions:
+            wire.pump()
+        self.successResultOf(self.leave(client))
+        self.assertEqual((self.subscribed(), self.clock.getDelayedCalls()), (set(), []))
+
+
+class PublishTests(FeedCase):
+    def publish(self, client, *args):
+        return self.successResultOf(self.ask(client.publish(*args)))
+
+    def test_publishing_answers_with_the_number(self):
+        client = self.entered()
+        self.clock.advance(5)
+        self.assertEqual([self.publish(client, "load", value) for value in (1, 1, 2.5)], [1, 2, 3])
+        sample = self.latest["load"].latest()
+        self.assertEqual((sample.sequence, sample.value, sample.stamp), (3, 2.5, EPOCH + 5))
+
+    def test_the_source_may_say_when_it_was_true(self):
+        client = self.entered()
+        for stamp in (0, 12.5, -7):
+            self.publish(client, "load", 1, stamp)
+            self.assertEqual(self.latest["load"].latest().stamp, stamp)
+
+    def test_every_kind_of_value_arrives_as_it_is(self):
+        client = self.entered()
+        for value in (
+            *(None, True, False, 0, -1, MOST, -MOST, 1.5, -0.0, math.inf, "", "ä\n", b"", b"\xff", [], (), {}),
+            {1: [2], 2.5: (3,), "a": {b"b": None}, None: True, False: "x"},
+            [[[[1]]]],
+            ["None", b"list", b"dictionary", "unicode"],
+        ):
+            self.publish(client, "mood", value)
+            self.assertEqual(repr(self.latest["mood"].latest().value), repr(value))
+
+    def test_a_container_may_be_in_a_value_twice(self):
+        client = self.entered()
+        both, empty = [1, {"a": 2}], ()
+        for value in ([both, both], (both, [both]), {"x": both, "y": both}, [empty, empty], [{}, {}, (empty, empty)]):
+            self.publish(client, "load", value)
+            self.assertEqual(self.latest["load"].latest().value, value)
+
+    def test_a_value_is_what_it_was_at_the_call(self):
+        client = self.entered()
+        value = [1]
+        self.lose()
+        number = self.ask(client.publish("load", value))
+        value.append(2)
+        self.network.advance(1.5)
+        self.assertEqual((self.successResultOf(number), self.latest["load"].latest().value), (1, [1]))
+
+    def test_what_is_no_value_or_no_stamp_is_not_even_sent(self):
+        client = self.entered()
+        written = self.network.wires[-1].clientIO.written
+        cycle = []
+        cycle.append(cycle)
+        for value in (object(), {1}, [[[[[1]]]]], cycle, {"a": cycle}, "x" * 4097, [0] * 4096, MOST + 1, 1j, "\ud800"):
+            self.failureResultOf(self.ask(client.publish("load", value)), InvalidValue)
+        for stamp in (math.nan, math.inf, -math.inf, True, "1", [1], 10**400, -(10**400)):
+            self.failureResultOf(self.ask(client.publish("load", 1, stamp)), InvalidValue)
+        self.assertEqual(self.network.wires[-1].clientIO.written, written)
+
+    def test_a_refusal_comes_as_its_class_and_ends_nothing(self):
+        self.start(Limits(publishes_per_second=2))
+        client = self.entered()
+        self.failureResultOf(self.ask(client.publish("nope", 1)), UnknownFeed)
+        self.failureResultOf(self.ask(client.publish("shut", 1)), NotPermitted)
+        self.failureResultOf(self.ask(client.publish("time", 1)), NotPermitted)
+        self.failureResultOf(self.ask(client.publish("load", {2**100: 1})), InvalidValue)
+        self.assertEqual([self.publish(client, "load", value) for value in range(2)], [1, 2])
+        self.failureResultOf(self.ask(client.publish("load", 1)), TooManyPublishes)
+        self.clock.advance(0.5)
+        self.assertEqual(self.publish(client, "load", 1), 3)
+
+    def test_calls_in_between_are_published_in_their_order(self):
+        client = self.entered()
+        self.lose()
+        calls = [self.ask(client.publish("load", value)) for value in range(50)]
+        self.network.advance(1.5)
+        self.assertEqual([self.successResultOf(call) for call in calls], list(range(1, 51)))
+        self.assertEqual(self.latest["load"].latest().value, 49)
+
+    def test_one_of_many_that_wait_may_be_cancelled(self):
+        client = self.entered()
+        self.lose()
+        first, second, third = (self.ask(client.publish("load", value)) for value in range(3))
+        second.cancel()
+        self.failureResultOf(second, CancelledError)
+        self.network.advance(1.5)
+        self.assertEqual((self.successResultOf(first), self.successResultOf(third)), (1, 2))
+
+    def test_no_answer_for_as_long_as_a_call_may_take_is_not_connected(self):
+        client = self.entered()
+        self.network.wires[0].frozen = True
+        number = self.ask(client.publish("load", 1))
+        self.network.advance(TIMEOUT - 1)
+        self.assertNoResult(number)
+        self.network.advance(1)
+        self.failureResultOf(number, NotConnected)
+        self.network.wires[0].frozen = False
+
+    def test_a_client_that_was_not_entered_says_so(self):
+        client = self.client()
+        for call in (client.publish("load", 1), client.feeds(), client.unsubscribe("load")):
+            self.failureResultOf(self.ask(call), NotConnected)
+
+    def test_feeds_are_those_that_may_be_read(self):
+        self.assertEqual(self.successResultOf(self.ask(self.entered().feeds())), ["time", "load", "mood"])
+        names = self.successResultOf(self.ask(self.entered(name="bob").feeds()))
+        self.assertEqual(names, ["time", "load", "mood", "shut"])
 
 
 class ClosingTests(ClientCase):
@@ -800,6 +1301,15 @@ class OtherServerTests(ClientCase):
             def remote_setperiod(self, period, feed):
                 return granted
 
+            def remote_subscribe(self, feed, period, deadband):
+                return granted
+
+            def remote_publish(self, feed, value, stamp):
+                return granted
+
+            def remote_feeds(self):
+                return granted
+
         class Root(pb.Root):
             def remote_login(self, name):
                 return b"challenge", self
@@ -821,6 +1331,55 @@ class OtherServerTests(ClientCase):
         for granted in ("1", None, math.nan, 0, True):
             client, _, _ = self.lying(granted)
             self.failureResultOf(self.ask(client.setperiod(1)), ServerFault)
+
+    def test_answers_about_feeds_that_make_no_sense_are_the_server_s_fault(self):
+        for granted in ("1", None, math.nan, 0, True, [1], ["Time"], [b"time"], ("time",)):
+            client, _, _ = self.lying(granted)
+            for call in (anext(client.samples("load")), client.publish("load", 1), client.feeds()):
+                self.failureResultOf(self.ask(call), ServerFault)
+
+    def test_samples_that_are_none_are_refused_and_not_handed_out(self):
+        client, _, root = self.lying()
+        samples = client.samples("load")
+        waiting = self.ask(anext(samples))
+        refused = []
+        for bad in (
+            *((b"load", 1, EPOCH, 1), (None, 1, EPOCH, 1), (["load"], 1, EPOCH, 1)),
+            *(("load", 1.0, EPOCH, 1), ("load", None, EPOCH, 1), ("load", True, EPOCH, 1), ("load", "1", EPOCH, 1)),
+            *(("load", 1, None, 1), ("load", 1, math.nan, 1), ("load", 1, 2**400, 1), ("load", 1, "now", 1)),
+            *(("load", 1, EPOCH, root), ("load", 1, EPOCH, [[[[[1]]]]]), ("load", 1, EPOCH, {1, 2})),
+        ):
+            root.mind.callRemote("notifySample", *bad).addErrback(refused.append)
+        for unasked in ("other", "server", "LOAD", ""):
+            root.mind.callRemote("notifySample", unasked, 1, EPOCH, 1)
+        self.network.flush()
+        self.assertNoResult(waiting)
+        self.assertEqual(
+            [failure.check("clockd.errors.InvalidValue") for failure in refused], 14 * ["clockd.errors.InvalidValue"]
+        )
+        root.mind.callRemote("notifySample", "load", 7, EPOCH + 3.0, [1])
+        self.network.flush()
+        self.assertEqual(self.successResultOf(waiting).sequence, 7)
+
+    def test_a_server_without_feeds_says_so_to_who_wants_one(self):
+        class Root(pb.Root):
+            def remote_login(self, name):
+                return b"challenge", self
+
+            def remote_respond(self, response, mind):
+                self.mind = mind
+                return Old()
+
+        class Old(pb.Referenceable):
+            def remote_subscribe(self, *_):
+                raise UnknownMethod("there is no such method")
+
+        root = Root()
+        client, _ = self.other(root)
+        self.failureResultOf(self.ask(anext(client.samples("load"))), UnknownMethod)
+        root.mind.callRemote("notifyTime", EPOCH + 1.0)
+        self.network.flush()
+        self.assertEqual(self.next(client.samples()), 1)
 
     def test_an_error_of_any_make_is_the_server_s_fault(self):
         states = (

@@ -35,12 +35,14 @@ def users(tmp_path):
     return path
 
 
-@pytest.mark.parametrize("command", [[], ["serve"], ["demo"], ["watch"], ["user"], ["user", "add"], ["check"]])
+@pytest.mark.parametrize(
+    "command", [[], ["serve"], ["demo"], ["watch"], ["publish"], ["user"], ["user", "add"], ["check"]]
+)
 def test_help_is_there(command):
     done = clockd(*command, "--help")
     assert done.returncode == 0
     assert done.stdout.startswith("Usage: clockd")
-    if command in ([], ["serve"], ["watch"], ["user", "add"]):
+    if command in ([], ["serve"], ["watch"], ["publish"], ["user", "add"]):
         assert "Example" in done.stdout
 
 
@@ -250,7 +252,10 @@ def test_watch_prints_json(server):
 def test_watch_names_what_is_wrong(server, tmp_path):
     says(watch(server, secret="wrong"), 1, "the name and the secret do not fit")
     says(watch(server, name="nobody"), 1, "the name and the secret do not fit")
-    says(watch(server, "--feed", "other"), 1, "not subscribed to other; subscribed: time")
+    says(watch(server, "--feed", "other"), 1, "there is no feed other; those that you may read: time")
+    says(watch(server, "--feed", "Other"), 1, "there is no feed Other; those that you may read: time")
+    says(watch(server, "--deadband", "1"), 1, "the time is always new: it has no deadband")
+    says(watch(server, "--deadband", "-1"), 2, "a deadband is a finite number of 0 or more")
     says(watch(server, "--period", "nan"), 2, "a period is a finite number of seconds greater than 0")
     says(clockd("watch", "alice@clock..org", environment={"CLOCKD_SECRET": "x"}), 2, "is not [NAME@]HOST[:PORT]")
     (tmp_path / "empty").write_text("\nsecond line")

@@ -149,6 +149,48 @@ def test_a_host_name_is_looked_up_and_the_program_ends(server):
     assert printed(program(server, server_by_name)) == ["ended"]
 
 
+def test_feeds_are_published_to_and_iterated_over_in_tasks_of_asyncio(tmp_path):
+    config = tmp_path / "clockd.toml"
+    config.write_text('[feeds.load]\nkind = "push"\npublish = ["alice"]\n[feeds.shut]\nkind = "push"\nread = ["bob"]\n')
+    server = Server(tmp_path, "--config", str(config))
+    done = program(
+        server,
+        """
+        from contextlib import aclosing
+
+        both = [1, {"a": None}]
+
+        async def main():
+            async with connect(endpoint, "alice", secret) as clock:
+                print(await clock.feeds())
+                numbers = await asyncio.gather(*(clock.publish("load", value) for value in range(100)))
+                print(numbers == list(range(1, 101)))
+                async with aclosing(clock.samples("load", period=0.01, deadband=2)) as samples:
+                    found = []
+                    async for sample in samples:
+                        found.append(sample.value)
+                        if sample.value == [both, both]:
+                            break
+                        await clock.publish("load", 100 if len(found) == 1 else [both, both])
+                        if len(found) == 1:
+                            await clock.publish("load", 102)
+                    print(found, samples.granted)
+                try:
+                    async for sample in clock.samples("shut"):
+                        pass
+                except errors.NotPermitted:
+                    print("not permitted")
+                await clock.unsubscribe("time")
+                print([(await anext(clock.samples("load"))).sequence for _ in range(2)])
+
+        asyncio.run(main())
+        """,
+    )
+    server.stop()
+    lines = ["['time', 'load']", "True", f"[99, 102, {[[1, {'a': None}]] * 2}] 0.01", "not permitted", "[103, 103]"]
+    assert printed(done) == lines
+
+
 @pytest.mark.parametrize(
     ("statement", "error"),
     [
@@ -160,6 +202,10 @@ def test_a_host_name_is_looked_up_and_the_program_ends(server):
         ("with_clock(lambda clock: clock.setperiod(True))", "InvalidPeriod"),
         ("with_clock(lambda clock: clock.setperiod(1, 'other'))", "UnknownFeed"),
         ("with_clock(lambda clock: anext(clock.samples('other')))", "UnknownFeed"),
+        ("with_clock(lambda clock: anext(clock.samples(deadband=1)))", "InvalidValue"),
+        ("with_clock(lambda clock: clock.publish('other', 1))", "UnknownFeed"),
+        ("with_clock(lambda clock: clock.publish('time', 1))", "NotPermitted"),
+        ("with_clock(lambda clock: clock.publish('time', {1}))", "InvalidValue"),
     ],
 )
 def test_errors_are_typed(server, statement, error):
