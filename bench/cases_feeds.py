@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import pairwise
-from math import inf, sqrt
+from math import hypot, inf, sqrt
 from statistics import mean, median, stdev
 
 from bench import measure
@@ -40,7 +40,7 @@ TURN_SECONDS = 2.0
 SETTLED = 0.4
 """Seconds from a change of subscriptions to a look."""
 
-TURNS_SHARE, STEADY_SHARE, FEW_SHARE = 1 / 2, 1 / 3, 1 / 6
+TURNS_SHARE, STEADY_SHARE, FEW_SHARE = 5 / 12, 1 / 3, 1 / 4
 """The parts of telemetry's time: looks in turn, a look at the feed alone, looks in turn at few updates."""
 
 OLDEST = MILLI / UPDATES + 5
@@ -126,10 +126,10 @@ class Telemetry:
 
     def turns(self, seconds: float) -> "Turns":
         """Look at the publisher alone, and with subscribers of its feed and of the time beside it, in turn."""
-        end = time.monotonic() + seconds
         alone: list[Span] = [self.look("none")]
         feeds: list[Span] = []
         times: list[Span] = []
+        end = time.monotonic() + seconds
         while time.monotonic() < end:
             for what, spans in (("feeds", feeds), ("time", times))[:: 1 if len(alone) % 2 else -1]:
                 spans.append(self.look(what))
@@ -169,8 +169,9 @@ def telemetry(cores: Cores, seconds: float = TELEMETRY_SECONDS) -> Iterator[Figu
         stack.callback(publisher.stop)
         running = Telemetry(clockd, publisher, loads)
         time.sleep(WARMUP)
-        for what in ("feeds", "time", "none"):  # all code has run then, and memory was taken that is taken once
-            running.look(what)
+        scrape(clockd.metrics_port)
+        for what in 2 * ("feeds", "time", "none"):  # what memory is taken once is taken then
+            running.look(what, TURN_SECONDS / 2)
         memory, begin = running.memory(), time.monotonic()
         turns = running.turns(TURNS_SHARE * seconds)
         before = scrape(clockd.metrics_port)
@@ -209,14 +210,19 @@ def costs(turns: Turns, asked: float) -> Iterator[Figure]:
         yield Figure(label, mean(each), "µs", each=each, notes=doubt(each))
     sides = mean(feed), mean(clock)
     ratio = sides[0] / sides[1] if min(sides) > 0 else inf
-    yield Figure(
-        f"a push of the feed against one of the time, {asked:,} publishes a second", ratio, "x", 1.5, each=sides
-    )
+    label = f"a push of the feed against one of the time, {asked:,} publishes a second"
+    error = ratio * hypot(*(standard_error(each) / mean(each) for each in (feed, clock)))
+    yield Figure(label, ratio, "x", 1.5, each=sides, notes=(f"± {error:.2f}",))
 
 
 def doubt(each: Sequence[float]) -> tuple[str, ...]:
-    """Return the standard error of the mean of several looks."""
-    return (f"± {stdev(each) / sqrt(len(each)):.1f}, {len(each)} looks",) if len(each) > 1 else ()
+    """Say how far the mean of several looks may be from what it is of."""
+    return (f"± {standard_error(each):.1f}, {len(each)} looks",) if len(each) > 1 else ("one look",)
+
+
+def standard_error(each: Sequence[float]) -> float:
+    """Return the standard error of the mean of several looks, of which one has none."""
+    return stdev(each) / sqrt(len(each)) if len(each) > 1 else 0.0
 
 
 def newest(turns: Turns, steady: Span) -> Iterator[Figure]:
