@@ -15,12 +15,12 @@ from collections.abc import Callable, Iterator
 from math import isfinite
 from pathlib import Path
 
-from bench import cases_peers, cases_pushes, measure
+from bench import cases_feeds, cases_peers, cases_pushes, measure
 from bench.compare import machine_lines
 from bench.figures import Figure
 from bench.processes import Cores, two_cores
 
-CASES: dict[str, Callable[[Cores], Iterator[Figure]]] = {
+CASES: dict[str, Callable[..., Iterator[Figure]]] = {
     "scale": cases_pushes.scale,
     "ten-thousand": cases_pushes.ten_thousand,
     "fast": cases_pushes.fast,
@@ -31,6 +31,8 @@ CASES: dict[str, Callable[[Cores], Iterator[Figure]]] = {
     "scrape": cases_peers.scrapes,
     "stopped": cases_peers.stopped,
     "service": cases_pushes.service,
+    "telemetry": cases_feeds.telemetry,
+    "many-feeds": cases_feeds.many_feeds,
 }
 """All of them, by name."""
 
@@ -40,6 +42,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     names = list(CASES)
     parser.add_argument("--only", nargs="+", choices=names, default=names, metavar="NAME", help=", ".join(names))
     parser.add_argument("--json", type=Path, metavar="FILE", help="where to write every figure")
+    parser.add_argument(
+        "--seconds", type=float, default=cases_feeds.TELEMETRY_SECONDS, help="how long telemetry is looked at"
+    )
 
 
 def run(options: argparse.Namespace) -> None:
@@ -52,7 +57,8 @@ def run(options: argparse.Namespace) -> None:
     failed = []
     for name in options.only:
         start = time.monotonic()
-        figures, error = run_case(name, cores)
+        lasting = {"seconds": options.seconds} if name == "telemetry" else {}
+        figures, error = run_case(name, cores, **lasting)
         seconds = time.monotonic() - start
         print(f"  ({seconds:.0f} s)", flush=True)
         document[name] = {"seconds": seconds, "figures": list(map(plain, figures)), "error": error}
@@ -64,13 +70,13 @@ def run(options: argparse.Namespace) -> None:
         sys.exit(f"failed: {', '.join(failed)}")
 
 
-def run_case(name: str, cores: Cores) -> tuple[list[Figure], str]:
-    """Run a case; return its figures, and the words of what kept it from more of them."""
+def run_case(name: str, cores: Cores, **lasting: float) -> tuple[list[Figure], str]:
+    """Run a case, for as long as it is told if it can be told; return its figures, and what kept it from more."""
     case = CASES[name]
     print(f"\n{name}: {case.__doc__.splitlines()[0]}", flush=True)
     figures = []
     try:
-        for figure in case(cores):
+        for figure in case(cores, **lasting):
             print(figure, flush=True)
             figures.append(figure)
     except (RuntimeError, OSError, subprocess.SubprocessError) as error:

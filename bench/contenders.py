@@ -10,11 +10,18 @@ import sys
 from pathlib import Path
 
 from bench import measure, stock
-from bench.processes import ROOT, Cores, Program, free_port
+from bench.processes import ROOT, Cores, LoadGenerator, Program, free_port
+from bench.protocols import around, topic
 from clockd import schedule
 
 GROUP_SIZE: int = getattr(schedule, "PHASE_MEMBERS", 128)
 """Subscribers that are sent a message one after the other: as many as clockd sends to in one firing."""
+
+TOPICS = 100
+"""Topics, channels or feeds of the contenders whose subscribers have many each."""
+
+PAYLOAD_BYTES = 16
+"""What a broker's message of such a topic carries: a stamp and, as a sample of a feed does, eight bytes more."""
 
 FOREVER = 86400
 """Seconds; the longest that clockd's settings can name here: no answer is asked for but the first."""
@@ -48,6 +55,7 @@ class Contender:
         tls: Whether they do so over TLS.
         rate_share: The share of the rate that is asked of it.
         tree: Where its programs are started, with the packages of ours that they are taken from.
+        message_bytes: Length of a message on the wire, where that can be chosen.
     """
 
     name = ""
@@ -56,6 +64,7 @@ class Contender:
     tls = False
     rate_share = 1.0
     tree = ROOT
+    message_bytes = stock.PUSH_BYTES
 
     def __init__(self, folder: Path, cores: Cores, subscribers: int, period: float, group_size: int) -> None:
         self.folder = folder
@@ -109,7 +118,7 @@ class Contender:
             *(["--tls"] if self.tls else []),
             f"--connections={self.subscribers}",
             f"--group-size={self.group_size}",
-            f"--message-bytes={stock.PUSH_BYTES}",
+            f"--message-bytes={self.message_bytes}",
         ]
 
     def program(self, command: list[str]) -> Program:
@@ -165,7 +174,7 @@ class Clockd(Contender):
         self.secret = self.add_user(ACCOUNT).strip()
         self.metrics_port = free_port()
         (self.folder / "clockd.toml").write_text(
-            f'{self.listener()}[auth]\nusers = "{self.users}"\n'
+            f'{self.listener()}{self.feeds()}[auth]\nusers = "{self.users}"\n'
             f'[metrics]\nlisten = "tcp:{self.metrics_port}:interface=127.0.0.1"\n'
             "[limits]\n" + "".join(f"{key} = {value}\n" for key, value in self.settings.items())
         )
@@ -175,10 +184,17 @@ class Clockd(Contender):
         """Return the part of the configuration that says where it listens."""
         return f'[server]\nlisten = ["tcp:{self.port}:interface=127.0.0.1"]\n'
 
+    def feeds(self) -> str:
+        """Return the part of the configuration that says which feeds there are."""
+        return ""
+
     def load_arguments(self) -> list[str]:
         """Add the account and the period, which is the client's choice."""
-        account = [f"--name={ACCOUNT}", f"--secret={self.secret}"]
-        return [*super().load_arguments(), *account, f"--period={self.period!r}"]
+        return [*super().load_arguments(), *self.account(), f"--period={self.period!r}"]
+
+    def account(self) -> list[str]:
+        """Return the part of the load generator's command line that says how to log in."""
+        return [f"--name={ACCOUNT}", f"--secret={self.secret}"]
 
 
 class ClockdAsking(Clockd):
@@ -266,7 +282,7 @@ class Broker(Contender):
 
     def begin(self) -> None:
         """Start the publisher."""
-        command = self.ours("bench.publisher", self.protocol, stock.PUSH_BYTES)
+        command = self.ours("bench.publisher", self.protocol, self.message_bytes)
         command[3] = str(self.publish_port())
         self.programs.append(Program(command, self.folder / "publisher.log", self.cores.load))
 
@@ -354,6 +370,66 @@ class WebSockets(Contender):
     def serve(self) -> Program:
         """Start it; it begins when all subscribers are connected."""
         return self.program(self.ours("bench.websockets_server", stock.PUSH_BYTES))
+
+
+class ClockdFeeds(Clockd):
+    """clockd with feeds in place of the time, asking for no answers but the first of each connection."""
+
+    name = "clockd-feeds"
+    protocol = "feeds"
+    settings = Clockd.settings | {"subscriptions": TOPICS}
+
+    def feeds(self) -> str:
+        """Let the account publish all of them."""
+        names = (topic(number).decode() for number in range(TOPICS))
+        return "".join(f'[feeds.{name}]\nkind = "push"\npublish = ["{ACCOUNT}"]\n' for name in names)
+
+    def publisher(self, feeds: int, period: float) -> LoadGenerator:
+        """Start a client that publishes to so many feeds in turn, once in so many seconds."""
+        shape = (f"127.0.0.1:{self.port}", "publish", "--connections=1", f"--topics={feeds}", f"--period={period!r}")
+        return LoadGenerator([*shape, *self.account()], self.folder / "publisher.log", self.cores.load)
+
+
+class ManyTopics(Contender):
+    """A server each of whose subscribers has all of many topics, to each of which goes a message a period."""
+
+    def __init__(self, folder: Path, cores: Cores, subscribers: int, period: float, group_size: int) -> None:
+        super().__init__(folder, cores, subscribers, TOPICS * period, max(1, subscribers // TOPICS))
+        self.message_bytes = PAYLOAD_BYTES + sum(map(len, around(self.protocol, topic(0), PAYLOAD_BYTES)))
+
+    def load_arguments(self) -> list[str]:
+        """Add how many topics there are."""
+        return [*super().load_arguments(), f"--topics={TOPICS}"]
+
+
+class ClockdManyFeeds(ManyTopics, ClockdFeeds):
+    """clockd, asking for no answers but the first of each connection."""
+
+    name = "clockd-many"
+
+    def begin(self) -> None:
+        """Start the publisher."""
+        self.programs.append(self.publisher(TOPICS, self.period / TOPICS))
+
+
+class ClockdManyFeedsAsking(ClockdManyFeeds):
+    """clockd as it is by default."""
+
+    name = "clockd-many-acks"
+    title = "clockd"
+    settings = ROOM | {"subscriptions": TOPICS}
+
+
+class MosquittoManyTopics(ManyTopics, Mosquitto):
+    """Eclipse Mosquitto, quality of service 0."""
+
+    name = "mosquitto-many"
+
+
+class RedisManyChannels(ManyTopics, Redis):
+    """Redis pub/sub, nothing kept on disk."""
+
+    name = "redis-many"
 
 
 def make_certificate(folder: Path) -> tuple[Path, Path]:

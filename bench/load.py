@@ -3,7 +3,9 @@
 It is a plain loop around epoll and non-blocking sockets, so that it is never the bottleneck at 20,000 messages a
 second over 1,000 connections. It is told on its standard input what to do, a word a line, and answers with a line of
 JSON: by itself when all subscribers are logged in; to `start`, when it counts from zero; to `stop`, with what it
-counted. It ends when its input does.
+counted; to `none`, `time` or `feeds`, when all clients of clockd's feeds are subscribed to nothing, to the time, or to
+their feeds. It ends when its input does. With the protocol `publish` it publishes to clockd's feeds, and counts the
+answers.
 """
 
 import argparse
@@ -19,7 +21,16 @@ import time
 from collections.abc import Callable
 
 from bench.pacing import spaced
-from bench.protocols import SUBSCRIBERS, Counter, Failed, Settings, Subscriber
+from bench.protocols import (
+    SUBSCRIBERS,
+    TIME,
+    Counter,
+    Failed,
+    FeedPublisher,
+    FeedSubscriber,
+    Settings,
+    Subscriber,
+)
 
 BUFFER_BYTES = 1 << 18
 
@@ -32,6 +43,10 @@ LOOK_SECONDS = 0.0005
 If it waited for them, each message would wake it, unless it was busy with the one before: a slow server would pay for
 more wake-ups than a fast one. Subscribers on other machines do not cost a server any. Ages are up to this much longer.
 """
+
+PUBLISH_SECONDS = 0.001
+"""How long a publisher sleeps before it publishes what has become due: as a stock one does, since its reactor, as epoll
+does, waits for whole milliseconds."""
 
 IP_BIND_ADDRESS_NO_PORT = 24
 """Linux chooses the port when it knows the destination: `linux/in.h`."""
@@ -82,12 +97,25 @@ class Load:
                 index, subscriber = waiting.pop()
                 self._connect(index, subscriber)
                 under_way.append(subscriber)
-            if self.turn(None) == "":
-                raise Failed("told to end before all were logged in")
-            if self.lost:
-                raise Failed(f"a connection was lost before all were logged in: {self.why}")
+            self._wait()
             under_way = [subscriber for subscriber in under_way if not subscriber.ready]
         return time.monotonic() - start
+
+    def change(self, names: tuple[bytes, ...]) -> None:
+        """Have all be subscribed to these feeds and no others."""
+        under_way = self._subscribers
+        for subscriber in under_way:
+            if isinstance(subscriber, FeedSubscriber):
+                subscriber.change(names)
+        while under_way := [subscriber for subscriber in under_way if not subscriber.ready]:
+            self._wait()
+
+    def _wait(self) -> None:
+        """Take what happens while not all are ready."""
+        if self.turn(None) == "":
+            raise Failed("told to end before all were ready")
+        if self.lost:
+            raise Failed(f"a connection was lost before all were ready: {self.why}")
 
     def turn(self, timeout: float | None) -> str | None:
         """Wait for something to happen and take it.
@@ -226,7 +254,8 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--message-bytes", type=int, default=39, help="length of a message on the wire")
     parser.add_argument("--name", default="", help="account, for pb")
     parser.add_argument("--secret", default="", help="its secret")
-    parser.add_argument("--period", type=float, default=1.0, help="seconds, asked for with setperiod, for pb")
+    parser.add_argument("--period", type=float, default=1.0, help="seconds between pushes or calls, for pb and feeds")
+    parser.add_argument("--topics", type=int, default=0, help="that each subscriber has; 0 for its group's alone")
     parser.add_argument("--no-setperiod", action="store_true", help="take the server's default period")
     parser.add_argument("--distinct-from", type=float, help="ask for periods from this many seconds")
     parser.add_argument("--distinct-to", type=float, help="to this many, each subscriber for its own")
@@ -248,7 +277,9 @@ def main() -> None:
         tls = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         tls.check_hostname = False
         tls.verify_mode = ssl.CERT_NONE
-    settings = Settings(options.group_size, options.message_bytes, options.name.encode(), options.secret.encode())
+    settings = Settings(
+        options.group_size, options.message_bytes, options.name.encode(), options.secret.encode(), options.topics
+    )
     counter = Counter()
     kind = SUBSCRIBERS[options.protocol]
     subscribers = [kind(settings, index, period, counter) for index, period in enumerate(periods(options))]
@@ -261,14 +292,22 @@ def main() -> None:
     gc.disable()
     say({"ready": len(subscribers), "login_seconds": seconds, "login_cpu_seconds": cpu, "cipher": load.cipher})
     window = Window(load, counter, subscribers)
+    publishers = [subscriber for subscriber in subscribers if isinstance(subscriber, FeedPublisher)]
+    pause = PUBLISH_SECONDS if publishers else LOOK_SECONDS
+    changes = {"none": (), "time": (TIME,), "feeds": settings.names}
     while (words := load.turn(0)) != "":
-        time.sleep(LOOK_SECONDS)
+        for publisher in publishers:
+            publisher.publish_due()
+        time.sleep(pause)
         for word in (words or "").split():
             if word == "start":
                 window = Window(load, counter, subscribers)
                 say({})
-            else:
+            elif word == "stop":
                 say(window.result())
+            else:
+                load.change(changes[word])
+                say({})
 
 
 main()

@@ -148,6 +148,10 @@ class LoadGenerator(Program):
         """Return what it has counted since `start`."""
         return self._tell("stop")
 
+    def change(self, word: str) -> None:
+        """Have clients of clockd's feeds be subscribed to nothing, `none`, to the `time`, or to their `feeds`."""
+        self._tell(word)
+
     def _tell(self, word: str) -> dict[str, Any]:
         self.process.stdin.write(f"{word}\n".encode())
         self.process.stdin.flush()

@@ -7,6 +7,7 @@ lost where a segment ends in the middle of a message.
 import socket
 import time
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import NamedTuple
 
 from bench import stock
@@ -15,6 +16,12 @@ STRIDE = 17
 """Every so-manieth push has its age taken; a prime, so that the sample walks through the connections."""
 
 TOPIC_BASE = 36
+
+TIME = b"time"
+"""The feed that a client of clockd has from the start."""
+
+PIPELINED = 1000
+"""As many calls of a publisher may be without an answer; those for which there is no room are left out."""
 
 
 class Failed(Exception):
@@ -44,12 +51,19 @@ class Settings(NamedTuple):
         message_bytes: Length of a message on the wire.
         name: The account, for PB.
         secret: Its secret.
+        topics: How many topics or feeds each subscriber has; 0 for its group's topic alone, or for the time.
     """
 
     group_size: int
     message_bytes: int
     name: bytes
     secret: bytes
+    topics: int = 0
+
+    @property
+    def names(self) -> tuple[bytes, ...]:
+        """The topics that each subscriber has."""
+        return tuple(map(topic, range(self.topics)))
 
 
 def topic(group: int) -> bytes:
@@ -157,16 +171,18 @@ class Subscriber:
 class FixedSubscriber(Subscriber):
     """A connection whose pushes all begin alike and have one length; by itself the protocol `raw`."""
 
-    __slots__ = ("_bytes", "_prefix", "_topic")
+    __slots__ = ("_bytes", "_prefix", "_stamp_at", "_topics")
 
     protocol = "raw"
 
     def __init__(self, settings: Settings, index: int, period: float | None, counter: Counter) -> None:
         super().__init__(settings, index, period, counter)
-        self._topic = topic(index // settings.group_size)
+        self._topics = settings.names or (topic(index // settings.group_size),)
         size = payload_bytes(self.protocol, settings.message_bytes)
-        self._prefix, suffix = around(self.protocol, self._topic, size)
-        self._bytes = len(self._prefix) + size + len(suffix)
+        before, after = around(self.protocol, self._topics[0], size)
+        self._prefix = before.rpartition(self._topics[0])[0] if settings.topics else before
+        self._stamp_at = len(before)
+        self._bytes = len(before) + size + len(after)
 
     def opened(self, sock: socket.socket) -> None:
         """Wait for pushes: nothing is to be said."""
@@ -177,7 +193,7 @@ class FixedSubscriber(Subscriber):
         end = at + self._bytes
         if end > size or not data.startswith(self._prefix, at):
             return 0
-        self._count(data, at + len(self._prefix))
+        self._count(data, at + self._stamp_at)
         return end
 
     def _other_at(self, data: bytearray, at: int, size: int) -> int:
@@ -211,9 +227,13 @@ class MQTTSubscriber(FixedSubscriber):
             end = self._expect(b"\x20\2\0\0", data, at, size)
             if end:
                 self._connected = True
-                self._write(bytes([0x82, 5 + len(self._topic), 0, 1, 0, len(self._topic)]) + self._topic + b"\0")
+                filters = b"".join(bytes([0, len(name)]) + name + b"\0" for name in self._topics)
+                count = 2 + len(filters)
+                self._write(bytes([0x82, count] if count < 128 else [0x82, count & 127 | 128, count >> 7]))
+                self._write(b"\0\1" + filters)
             return end
-        end = self._expect(b"\x90\3\0\1\0", data, at, size)
+        granted = bytes(len(self._topics))
+        end = self._expect(bytes([0x90, 2 + len(granted), 0, 1]) + granted, data, at, size)
         self.ready = self.ready or bool(end)
         return end
 
@@ -228,7 +248,8 @@ class NATSSubscriber(FixedSubscriber):
     def opened(self, sock: socket.socket) -> None:
         """Subscribe; the server's PONG tells that it is done."""
         self._sock = sock
-        self._write(b'CONNECT {"verbose":false,"pedantic":false}\r\nSUB %b 1\r\nPING\r\n' % self._topic)
+        (name,) = self._topics
+        self._write(b'CONNECT {"verbose":false,"pedantic":false}\r\nSUB %b 1\r\nPING\r\n' % name)
 
     def _other_at(self, data: bytearray, at: int, size: int) -> int:
         found = data.find(b"\r\n", at, size)
@@ -254,11 +275,13 @@ class RedisSubscriber(FixedSubscriber):
     def opened(self, sock: socket.socket) -> None:
         """Subscribe."""
         self._sock = sock
-        self._write(b"*2\r\n$9\r\nSUBSCRIBE\r\n$%d\r\n%b\r\n" % (len(self._topic), self._topic))
+        channels = b"".join(b"$%d\r\n%b\r\n" % (len(name), name) for name in self._topics)
+        self._write(b"*%d\r\n$9\r\nSUBSCRIBE\r\n%b" % (1 + len(self._topics), channels))
 
     def _other_at(self, data: bytearray, at: int, size: int) -> int:
-        expected = b"*3\r\n$9\r\nsubscribe\r\n$%d\r\n%b\r\n:1\r\n" % (len(self._topic), self._topic)
-        end = self._expect(expected, data, at, size)
+        answer = b"*3\r\n$9\r\nsubscribe\r\n$%d\r\n%b\r\n:%d\r\n"
+        answers = (answer % (len(name), name, number) for number, name in enumerate(self._topics, 1))
+        end = self._expect(b"".join(answers), data, at, size)
         self.ready = self.ready or bool(end)
         return end
 
@@ -273,9 +296,10 @@ class WebSocketSubscriber(FixedSubscriber):
     def opened(self, sock: socket.socket) -> None:
         """Ask for the upgrade, and for no extension."""
         self._sock = sock
+        (name,) = self._topics
         self._write(
             b"GET /%b HTTP/1.1\r\nHost: 127.0.0.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-            b"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nSec-WebSocket-Version: 13\r\n\r\n" % self._topic
+            b"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nSec-WebSocket-Version: 13\r\n\r\n" % name
         )
 
     def _other_at(self, data: bytearray, at: int, size: int) -> int:
@@ -345,11 +369,113 @@ class PBSubscriber(Subscriber):
                 raise Failed(f"pb: request {number} of subscriber {self._index} was answered with {answer!r}")
 
 
+@lru_cache
+def changes(
+    avatar: int, number: int, before: tuple[bytes, ...], after: tuple[bytes, ...], period: float
+) -> tuple[bytes, int]:
+    """Encode the calls by which a client changes what it is subscribed to.
+
+    Args:
+        avatar: The id of what is called.
+        number: The first call's.
+        before: The feeds that it has.
+        after: Those that it shall have.
+        period: Seconds between pushes of each of them.
+
+    Returns:
+        The calls, and how many they are.
+    """
+    off = [(b"unsubscribe", stock.text(name)) for name in before if name not in after]
+    on = [(b"subscribe", stock.text(name), period) for name in after if name not in before]
+    calls = [stock.call(number + i, avatar, *words) for i, words in enumerate((*off, *on))]
+    return b"".join(calls), len(calls)
+
+
+class FeedSubscriber(PBSubscriber):
+    """The same with feeds in place of the time, whose values are floats and whose names have two bytes."""
+
+    __slots__ = ("_avatar", "_last", "_names")
+
+    def change(self, names: tuple[bytes, ...]) -> None:
+        """Be subscribed to these feeds and no others; it is not ready until the last call is answered."""
+        calls, count = changes(self._avatar, self._last + 1, self._names, names, self._period)
+        self._names = names
+        self._last += count
+        self.ready = not count
+        self._write(calls)
+
+    def _push_at(self, data: bytearray, at: int, size: int) -> int:
+        name = data.find(stock.SAMPLE, at, at + stock.SAMPLE_WITHIN)
+        if name < 0:
+            return super()._push_at(data, at, size)
+        rest = name + stock.SEQUENCE_AT
+        while rest < size and data[rest] < stock.LIST:
+            rest += 1
+        end = rest + stock.SAMPLE_REST
+        if end > size or not data.startswith(stock.MESSAGE, at):
+            return 0
+        self._count(data, rest + stock.SAMPLE_STAMP_AT)
+        if data[name + stock.SAMPLE_ANSWER_AT]:
+            self._write(stock.answer(data[at + len(stock.MESSAGE) : name - 4]))
+        return end
+
+    def _answered(self, number: int, answer: object) -> None:
+        match number, answer:
+            case 2, [b"remote", avatar]:
+                self._avatar, self._last, self._names = avatar, number, (TIME,)
+                self.change(self._settings.names)
+            case int(), [b"None"] | float() if number > 2:
+                self.ready = number == self._last
+            case _:
+                super()._answered(number, answer)
+
+
+class FeedPublisher(PBSubscriber):
+    """A client that publishes a new float once a period, to one feed after the other.
+
+    Its calls do not wait for the answers to those before. What it counts as pushes are the answers.
+    """
+
+    __slots__ = ("_calls", "_heard", "_last", "_start")
+
+    def publish_due(self) -> None:
+        """Publish what is due, and leave out that for which too much is unanswered."""
+        due = int((time.monotonic() - self._start) / self._period)
+        self._start += due * self._period
+        count = min(due, PIPELINED - self._last + self._heard)
+        if count <= 0:
+            return
+        parts = []
+        for number in range(self._last + 1, self._last + 1 + count):
+            before, between, after = self._calls[number % len(self._calls)]
+            parts += before, stock.integer(number), between, stock.STAMP.pack(number), after
+        self._last += count
+        self._write(b"".join(parts))
+
+    def _answered(self, number: int, answer: object) -> None:
+        match number, answer:
+            case 2, [b"remote", avatar]:
+                self._calls = [stock.publish(avatar, name) for name in self._settings.names]
+                self._last = 3
+                self._write(stock.call(self._last, avatar, b"unsubscribe", stock.text(TIME)))
+            case 3, [b"None"]:
+                self._heard, self._start = number, time.monotonic()
+                self.ready = True
+            case int(), int() if number > 3:
+                self._heard = number
+                self.pushes += 1
+                self._counter.pushes += 1
+            case _:
+                super()._answered(number, answer)
+
+
 SUBSCRIBERS: dict[str, type[Subscriber]] = {
     "pb": PBSubscriber,
+    "feeds": FeedSubscriber,
+    "publish": FeedPublisher,
     **{
         kind.protocol: kind
         for kind in (FixedSubscriber, MQTTSubscriber, NATSSubscriber, RedisSubscriber, WebSocketSubscriber)
     },
 }
-"""The kinds of subscriber, by protocol."""
+"""The kinds of subscriber, by protocol; and who publishes to feeds."""

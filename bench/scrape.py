@@ -84,9 +84,10 @@ def quantile(share: float, counted: Buckets) -> float:
 
 
 def skipped(before: dict[str, float], after: dict[str, float]) -> dict[str, float]:
-    """Return how many pushes were skipped between two scrapes, by reason."""
-    return {
-        re.search('reason="(.*?)"', name)[1]: count - before[name]
-        for name, count in after.items()
-        if name.startswith(SKIPPED)
-    }
+    """Return how many pushes of all feeds were skipped between two scrapes, by reason."""
+    found: dict[str, float] = {}
+    for name, count in after.items():
+        if name.startswith(SKIPPED):
+            reason = re.search('reason="(.*?)"', name)[1]
+            found[reason] = found.get(reason, 0) + count - before[name]
+    return found

@@ -57,6 +57,48 @@ ANSWER_AT = len(NAME)
 STAMP_AT = _PUSH.index(STAMP.pack(_MARK)) - _PUSH.index(NAME)
 """Counted from the name: where a push ends, where it says whether an answer is required, where the stamp is."""
 
+
+def text(name: bytes) -> list[bytes]:
+    """Return a str as an argument of a call; `name` is its UTF-8."""
+    return [b"unicode", name]
+
+
+def integer(number: int) -> bytes:
+    """Encode a number of 0 to 2**31 - 1, at a fraction of what `expression` takes."""
+    digits = []
+    while number >= LIST:
+        digits.append(number & 127)
+        number >>= 7
+    return bytes((*digits, number, INT))
+
+
+def publish(avatar: int, feed: bytes) -> tuple[bytes, bytes, bytes]:
+    """Encode calls of `publish(feed, value)`, whose value is a float.
+
+    Returns:
+        What stands before the request's number, between it and the value's eight bytes, and behind them.
+    """
+    number = 2**31 - 1
+    before, _, rest = call(number, avatar, b"publish", text(feed), _MARK).partition(integer(number))
+    between, _, after = rest.partition(STAMP.pack(_MARK))
+    return before, between, after
+
+
+_FEED = b"00"
+_SAMPLE = call(0, MIND, b"notifySample", text(_FEED), 1, _MARK, _MARK, answer=0)
+
+SAMPLE = b"notifySample"
+SAMPLE_WITHIN = NAME_WITHIN - len(NAME) + len(SAMPLE)
+SAMPLE_ANSWER_AT = len(SAMPLE)
+SEQUENCE_AT = _SAMPLE.index(_FEED) + len(_FEED) - _SAMPLE.index(SAMPLE)
+"""Counted from the name, in a push of a float by a feed whose name has two bytes: where the sequence number begins."""
+
+SAMPLE_REST = len(_SAMPLE) - _SAMPLE.index(SAMPLE) - SEQUENCE_AT - 1
+"""Counted from the end of the sequence number's digits: where the push ends."""
+
+SAMPLE_STAMP_AT = 2
+"""Counted from there, too: where the stamp is."""
+
 _ANSWER, _NONE = expression(b"answer", 0, [b"None"]).split(b"\0\x81")
 _ERROR, _UNKNOWN = expression(
     b"error", 0, pb.Broker(True).serialize(pb.CopyableFailure(pb.Error("Invalid Object ID")))
