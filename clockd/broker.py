@@ -9,6 +9,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable
 from functools import lru_cache, partial
 from itertools import takewhile
+from secrets import randbits
 from typing import Any, cast
 from weakref import WeakSet
 
@@ -66,6 +67,9 @@ MESSAGES_BEFORE_LOGIN = 32
 
 SLICE_SECONDS = 0.001
 """So long a connection's messages are served before others have their turn."""
+
+REQUEST_BITS = 31
+"""Of a request's number: as many as PB's short integers have."""
 
 ADDRESS_LETTERS = 108
 """Longest address that is kept or logged: a Unix socket's path has no more (`sun_path` in Linux's unix(7))."""
@@ -300,9 +304,9 @@ class ClockBroker(pb.Broker):
         return None if host is None else str(host)[:ADDRESS_LETTERS]
 
     def new_request(self) -> int:
-        """Return a number for a request that wants an answer."""
+        """Return a number for a request that wants an answer, which nobody answers who has not read it."""
         self.factory.questioned(self)
-        return cast("int", self.newRequestID())
+        return randbits(REQUEST_BITS)
 
     def owe(self) -> None:
         """Note that a push was skipped because too much is unsent."""

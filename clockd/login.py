@@ -177,11 +177,12 @@ class Login:
         why = failure.value if isinstance(failure.value, WrongCredentials) else error  # the log may know it better
         rest = self.quota.take("refused")
         if rest is not None:
+            cause = f" ({why.__cause__})" if why.__cause__ is not None else ""
             _log.info(
                 "refused {name!r} from {address}: {error}{rest}",
                 name=self.name,
                 address=self.peer(),
-                error=str(why),
+                error=f"{why}{cause}",
                 rest=rest,
             )
         self.answer.errback(error)
@@ -282,7 +283,9 @@ def _certificate(machine: ILogin, login: Login, common_names: Sequence[str], min
 def _admitted(machine: ILogin, login: Login, session: ISession, logout: Callable[[], object]) -> None:
     login.succeed()
     login.logout = logout
-    _log.info("{name} logged in from {address}", name=login.name, address=login.peer())
+    rest = login.quota.take(f"in {login.name}")
+    if rest is not None:
+        _log.info("{name} logged in from {address}{rest}", name=login.name, address=login.peer(), rest=rest)
     login.answer.callback(session)
     login.soon(session.begin)
     login.forget()
@@ -309,7 +312,15 @@ def _left_early(machine: ILogin, login: Login, reason: str) -> None:
 
 @serving.upon(ILogin.left).to(gone)
 def _left(machine: ILogin, login: Login, reason: str) -> None:
-    _log.info("{name} from {address} has left: {reason}", name=login.name, address=login.peer(), reason=reason)
+    rest = login.quota.take(f"out {login.name}")
+    if rest is not None:
+        _log.info(
+            "{name} from {address} has left: {reason}{rest}",
+            name=login.name,
+            address=login.peer(),
+            reason=reason,
+            rest=rest,
+        )
     login.logout()
 
 

@@ -40,7 +40,7 @@ class Quota:
         """Ask for a line.
 
         Args:
-            kind: What is limited together; one of a few.
+            kind: What is limited together; one of a few, or two for each account.
 
         Returns:
             What the line ends with: nothing, or how many were left out before it. None: it is not to be written.

@@ -8,7 +8,7 @@ from contextlib import suppress
 from typing import TypeVar
 
 from argon2 import PasswordHasher
-from argon2.exceptions import VerifyMismatchError
+from argon2.exceptions import HashingError, VerificationError, VerifyMismatchError
 from argon2.profiles import RFC_9106_LOW_MEMORY
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, fail
@@ -52,10 +52,15 @@ class PasswordPool(Service):
         self._checks = 0
 
     def startService(self) -> None:
-        """Start; a thread is made when it is first needed."""
+        """Start all threads: one that could not be made when it is needed would fail those who log in then.
+
+        Raises:
+            RuntimeError: The system has no thread to spare.
+        """
+        pool = ThreadPool(self._threads, self._threads, "passwords")
+        pool.start()
+        self._pool = pool
         super().startService()
-        self._pool = ThreadPool(0, self._threads, "passwords")
-        self._pool.start()
 
     def stopService(self) -> None:
         """Give up the checks that wait; returns when those that a thread has in hand are done."""
@@ -72,7 +77,8 @@ class PasswordPool(Service):
             response: What the client sent.
 
         Raises:
-            TooManyAttempts: Through the Deferred: `CHECKS` are in hand, or the service does not run.
+            TooManyAttempts: Through the Deferred: `CHECKS` are in hand, or the service does not run, or there is no
+                memory or thread for it, which is the cause then.
         """
         if self._pool is None or self._checks == CHECKS:
             return fail(_too_many())
@@ -85,13 +91,15 @@ class PasswordPool(Service):
         with suppress(OSError):  # where that is forbidden, pushes may be late while passwords are checked
             # of this thread, and of those that argon2 makes
             os.setpriority(os.PRIO_PROCESS, 0, max(NICENESS, os.getpriority(os.PRIO_PROCESS, 0)))
-        if not verifier:
-            self._hasher.hash(response)
-            return False
         try:
+            if not verifier:
+                self._hasher.hash(response)
+                return False
             return self._hasher.verify(verifier, response)
         except VerifyMismatchError:
             return False
+        except (HashingError, VerificationError, MemoryError) as error:
+            raise _too_many() from error
 
     def _checked(self, result: T) -> T:
         self._checks -= 1

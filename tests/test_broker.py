@@ -5,6 +5,7 @@ import sys
 from datetime import date
 from decimal import Decimal
 from functools import partial
+from itertools import pairwise
 from types import MethodType, SimpleNamespace
 
 from doubles import (
@@ -568,6 +569,13 @@ class ProtocolTests(RigCase):
         lines = [event["log_format"] for event in logged if "closed" in event["log_format"]]
         self.assertEqual((len(lines), rig.tally.closed["protocol"], peer.broker.disconnected), (1, 1, 1))
         self.assertEqual([event["log_level"] for event in logged if event["log_level"] > LogLevel.info], [])
+
+    def test_no_two_questions_have_numbers_that_tell_the_next(self):
+        rig = self.rig()
+        server = rig.peer().enter(Mind()).server
+        numbers = [server.new_request() for _ in range(20)]
+        self.assertEqual(len({after - before for before, after in pairwise(numbers)}), 19)
+        self.assertTrue(all(0 <= number < 2**31 for number in numbers))
 
     def test_garbage_ends_the_connection(self):
         for data in (

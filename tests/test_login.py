@@ -1,5 +1,6 @@
 """The login's state machine: every state and every input, with the portal's answers given by hand."""
 
+from collections import Counter
 from itertools import product
 
 from doubles import SECRET, Broken, Delayed, Users, clockd_logs
@@ -336,6 +337,27 @@ class ThrottleTests(LoginCase):
     def test_anonymous_is_not_throttled(self):
         self.guess(20)
         self.successResultOf(self.with_kept().anonymous(self))
+
+    def test_why_the_server_could_not_check_is_told_to_the_log_and_not_to_the_peer(self):
+        self.machine()
+        told = TooManyAttempts("try again")
+        told.__cause__ = MemoryError("no thread left")
+        self.realm.answer = fail(told)
+        with clockd_logs() as logged:
+            error = self.failureResultOf(self.respond(self.machine_), TooManyAttempts)
+        self.assertEqual((str(error.value), logged[0]["error"]), ("try again", "try again (no thread left)"))
+
+    def test_of_an_account_s_many_sessions_ten_are_logged_and_all_of_others(self):
+        self.machine(AccountChecker(Users(["alice", "bob"]), None))
+        quota = self.login.quota
+        with clockd_logs() as logged:
+            for name in ["alice"] * 30 + ["bob"] * 3:
+                self.machine(AccountChecker(Users(["alice", "bob"]), None))
+                self.login.quota = quota
+                self.successResultOf(self.respond(self.machine_, name))
+                self.machine_.left("client")
+        lines = Counter((event["name"], "reason" in event) for event in logged)
+        self.assertEqual(lines, {("alice", False): 10, ("alice", True): 10, ("bob", False): 3, ("bob", True): 3})
 
     def test_of_many_refusals_ten_are_logged(self):
         machine = self.machine()

@@ -6,7 +6,7 @@ from queue import Queue
 from threading import Event, active_count
 
 from argon2 import PasswordHasher
-from argon2.exceptions import InvalidHashError
+from argon2.exceptions import HashingError, InvalidHashError, VerificationError
 from argon2.profiles import RFC_9106_LOW_MEMORY
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -163,11 +163,37 @@ class BoundTests(PoolCase):
         self.assertEqual(os.getpriority(os.PRIO_PROCESS, 0), before)
 
 
+class Exhausted:
+    """Says that there is no memory, or no thread, to check anything."""
+
+    def __init__(self, *errors):
+        self.errors = list(errors)
+
+    def hash(self, response):
+        raise self.errors.pop(0)
+
+    def verify(self, verifier, response):
+        raise self.errors.pop(0)
+
+
+class ExhaustionTests(PoolCase):
+    def test_what_cannot_be_checked_may_be_tried_again_and_is_no_check_in_hand(self):
+        errors = [VerificationError("Threading failure"), HashingError("Memory allocation error"), MemoryError("none")]
+        for error in errors:
+            for verifier in (HASH, b""):
+                pool = self.pool(Exhausted(error))
+                found = pool.fits(verifier, RIGHT)
+                self.reactor.turn()
+                failure = self.failureResultOf(found, TooManyAttempts)
+                self.assertIs(failure.value.__cause__, error)
+                self.assertEqual(pool._checks, 0)
+
+
 class StoppingTests(PoolCase):
-    def test_no_thread_runs_before_it_is_needed_or_after_the_end(self):
+    def test_all_threads_run_from_the_start_to_the_end(self):
         threads = active_count()
         pool = self.pool()
-        self.assertEqual(active_count(), threads)
+        self.assertEqual(active_count(), threads + 1)
         self.result(pool.fits(HASH, RIGHT))
         self.assertEqual(active_count(), threads + 1)
         pool.stopService()
