@@ -385,17 +385,19 @@ class ClockBroker(pb.Broker):
             raise pb.ProtocolError("arguments that no login has")
         name = message.decode() if isinstance(message, bytes) else str(message)
         target = self.localObjectForID(objectID)
+        result: Any
         try:
-            if target is None:
-                raise pb.Error("Invalid Object ID")
-            result = target.remoteMessageReceived(self, name, netArgs, netKw)
-            if not isinstance(result, Deferred):  # nearly always; without a Deferred an answer takes 4 µs less
-                if answerRequired:
-                    self.sendCall(b"answer", requestID, result)
-                return
+            result = (
+                fail(pb.Error("Invalid Object ID"))
+                if target is None
+                else target.remoteMessageReceived(self, name, netArgs, netKw)
+            )
         except Exception:  # noqa: BLE001  # all that a boundary raises is for the peer
             result = fail()
-        if answerRequired:
+        if not isinstance(result, Deferred):  # most calls: without a Deferred they take 5 µs less
+            if answerRequired:
+                self.sendCall(b"answer", requestID, result)
+        elif answerRequired:
             result.addCallback(lambda answer: self.sendCall(b"answer", requestID, answer))
             result.addErrback(
                 lambda failure: self.sendCall(b"error", requestID, self.serialize(pb.CopyableFailure(failure.value)))
