@@ -17,6 +17,9 @@ from twisted.spread import pb
 
 from clockd.errors import InvalidValue, Refused, ServerFault, UnknownMethod
 
+_ATOMS = frozenset((int, float, bytes))
+"""What jelly leaves as it is."""
+
 
 class Boundary(pb.Referenceable):
     """An object whose methods a peer may call; what crosses here is translated.
@@ -46,6 +49,8 @@ class Boundary(pb.Referenceable):
             arguments, keywords = _arguments(broker, args, kw)
             _check_signature(message, method, arguments, keywords)
             result = method(*arguments, **keywords)
+            if type(result) in _ATOMS:
+                return result
             if isinstance(result, Deferred):
                 result.addErrback(self._translate)
             return broker.serialize(result)
