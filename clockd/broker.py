@@ -345,7 +345,7 @@ class ClockBroker(pb.Broker):
             factory.tally,
             factory.clock,
             factory.now,
-            factory.schedule.finish_soon,
+            factory.finish_soon,
         )
 
     def authenticated(self, session: ISession, sink: RemoteMind) -> Boundary:
@@ -471,6 +471,7 @@ class ClockServerFactory(pb.PBServerFactory):
         owing: Those whose clients missed a push because too much was unsent.
         template: Returns the `PushTemplate` of a dialect and a mind's id.
         give_way: Has calls made that are due, if what connections send keeps the reactor from it.
+        finish_soon: As the schedule's.
         ended: Connections that have ended and are still in memory; one leaves by itself when it is freed.
     """
 
@@ -498,6 +499,7 @@ class ClockServerFactory(pb.PBServerFactory):
         samples = lru_cache(SampleEncoder)
         self.template = lru_cache(TEMPLATES)(lambda dialect, mind: PushTemplate(samples(dialect), mind))
         self.give_way = schedule.catch_up
+        self.finish_soon = schedule.finish_soon  # bound once, and not for each connection
         self.challenge = challenge
         self._offers_anonymous = offers_anonymous
         self.throttle = Throttle()
