@@ -107,13 +107,15 @@ class SampledFeed(LatestFeed):
         self._every = every
         self._clock = clock
         self._report = report
-        self._taken = -math.inf
+        self._due = -math.inf  # when the next is to be taken
 
     def latest(self) -> Published | None:
         """Return the latest sample, taken now if the one before is old."""
         moment = self._clock.seconds()
-        if moment - self._taken >= self._every:
-            self._taken = moment
+        late = moment - self._due
+        if late >= 0:
+            # counted from when it was due: else one who is pushed as often, now later and now sooner, got old ones
+            self._due = moment + self._every - (late if late < self._every else 0)
             try:
                 self.publish(self._take())
             except Exception as error:  # noqa: BLE001  # those who are pushed other feeds must not suffer

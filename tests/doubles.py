@@ -20,12 +20,13 @@ from zope.interface import implementer
 
 from clockd.auth import AccountChecker, IChallengeResponse
 from clockd.broker import ClockServerFactory
-from clockd.feeds import ClockFeed, FeedTable
+from clockd.feeds import ClockFeed, FeedTable, LatestFeed
 from clockd.interfaces import ISink
 from clockd.realm import ClockRealm, FeedDesk, Roster
 from clockd.schedule import Schedule
 from clockd.users import digest
 from clockd.values import Account, Limits, Rights, Tally
+from clockd.wire import ValueEncoder
 
 EPOCH = 1_700_000_000.0
 SECRET = "open sesame"
@@ -332,6 +333,14 @@ def written(transport):
     decoder.callExpressionReceived = found.append
     decoder.dataReceived(transport.written)
     return [expression for expression in found if isinstance(expression, list)]
+
+
+def push_feeds(rights):
+    """Return what makes the feeds of a rig, which clients publish: by name, with their rights."""
+    encode = ValueEncoder(b"pb").encode
+    return lambda rig: [
+        (LatestFeed(name, encode, rig.tally.feed(name), rig.now), right) for name, right in rights.items()
+    ]
 
 
 class Rig:

@@ -20,6 +20,8 @@ from doubles import (
     encoded,
     written,
 )
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 from twisted.cred.credentials import Anonymous
 from twisted.cred.error import UnauthorizedLogin
 from twisted.cred.portal import IRealm
@@ -27,13 +29,27 @@ from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.internet.defer import Deferred, fail
 from twisted.logger import LogLevel
 from twisted.spread import pb
+from twisted.spread.jelly import jelly as jellied
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
+from clockd.boundary import Boundary
 from clockd.broker import CLOSE_SECONDS, MAX_MIND_ID, SWEPT, RemoteMind, printable_address
+from clockd.errors import InvalidValue
 from clockd.interfaces import ISink
 from clockd.values import Limits
+
+keys = st.one_of(st.none(), st.booleans(), st.integers(-(2**63), 2**63 - 1), st.floats(), st.text(), st.binary())
+values = st.recursive(
+    keys,
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=3),
+        st.lists(inner, min_size=1, max_size=3).map(tuple),
+        st.dictionaries(keys, inner, max_size=3),
+    ),
+    max_leaves=10,
+)
 
 
 @implementer(IRealm)
@@ -514,6 +530,41 @@ class CallTests(RigCase):
     def test_an_object_that_is_not_there_is_twisted_s_error(self):
         failure = self.peer.ask_raw(12345, b"setperiod", 1)
         self.assertTrue(failure.check(pb.Error))
+
+
+class Taker:
+    """Its one method returns what it was given, and keeps it."""
+
+    def remote_take(self, value, more=None):
+        self.taken = value, more
+
+
+class ArgumentTests(SynchronousTestCase):
+    @settings(deadline=None)
+    @given(*[values] * 2)
+    @example([()], {None: {True: {1.5: ["a", b"b", "ä"]}}})
+    def test_what_a_call_is_given_is_what_perspective_broker_makes_of_it(self, one, other):
+        broker, taker = pb.Broker(), Taker()
+        for arguments, keywords in (((one, other), {}), ((one,), {"more": other}), ((), {"value": one, "more": other})):
+            message = map(jellied, (arguments, keywords))
+            Boundary(taker, "remote_").remoteMessageReceived(broker, "take", *message)
+            self.assertEqual(repr(taker.taken), repr((one, other)))
+
+    def test_a_call_may_have_as_many_arguments_as_its_method_takes_and_no_more(self):
+        broker, taker = pb.Broker(), Taker()
+
+        def call(*arguments, **keywords):
+            boundary = Boundary(taker, "remote_")
+            return boundary.remoteMessageReceived(broker, "take", jellied(arguments), jellied(keywords))
+
+        for arguments, keywords in (((1,), {}), ((1, 2), {}), ((1,), {"more": 2}), ((), {"value": 1})):
+            self.assertEqual(call(*arguments, **keywords), [b"None"])
+        for arguments, keywords in (
+            *(((), {}), ((1, 2, 3), {}), ((1,), {"value": 2}), ((1, 2), {"more": 3}), ((1,), {"other": 2})),
+            *(((), {"more": 1}), ((1,), {"self": 1})),
+        ):
+            with self.assertRaisesRegex(InvalidValue, r"^take takes \(value, more\)$"):
+                call(*arguments, **keywords)
 
 
 class KeyTests(RigCase):

@@ -94,6 +94,20 @@ class SampledFeedTests(FeedCase):
         self.assertEqual(found, [0, 0, 1, 1, 2])
         self.assertEqual(self.counts.updates, 3)
 
+    def test_who_wants_one_as_often_as_it_is_taken_gets_a_new_one_each_time_though_now_and_then_later(self):
+        for late in (0.0, 0.003, 0.001, 0.002, 0.0005, 0.25, 0.0, 0.001):
+            self.clock.advance(late)
+            number = self.counts.updates
+            self.assertEqual(self.feed.latest().value, number)
+            self.clock.advance(2.0 - late)
+
+    def test_after_a_pause_none_is_taken_sooner_than_it_should(self):
+        found = []
+        for seconds in (0, 7.5, 1.75, 0.25, 1.75, 0.25):
+            self.clock.advance(seconds)
+            found.append(self.feed.latest().value)
+        self.assertEqual(found, [0, 1, 1, 2, 2, 3])
+
     def test_one_that_cannot_be_taken_is_reported_once_and_the_last_stays(self):
         self.feed.latest()
         self.values = iter([])

@@ -5,18 +5,16 @@ import math
 import weakref
 from typing import ClassVar
 
-from doubles import EPOCH, Mind, Rig, RigCase, Sink, clockd_logs, written
+from doubles import EPOCH, Mind, Rig, RigCase, Sink, clockd_logs, push_feeds, written
 from twisted.cred.checkers import ANONYMOUS as NOBODY
 from twisted.spread import pb
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
 from clockd.errors import InvalidPeriod, TooManyConnections, TooManyPublishes, UnknownFeed
-from clockd.feeds import LatestFeed
 from clockd.interfaces import ISession
 from clockd.realm import PublishRates, Roster
 from clockd.values import MOST_FEEDS, Limits, Rights
-from clockd.wire import ValueEncoder
 
 
 class RosterTests(SynchronousTestCase):
@@ -208,12 +206,7 @@ class FeedsCase(RigCase):
     def serve(self, names=(), **limits):
         """Start a server with these feeds too, which alice may publish."""
         rights = self.RIGHTS | dict.fromkeys(names, Rights(publish=("alice",)))
-        encode = ValueEncoder(b"pb").encode
-
-        def feeds(rig):
-            return [(LatestFeed(name, encode, rig.tally.feed(name), rig.now), right) for name, right in rights.items()]
-
-        self.rig_ = self.rig(Limits(**limits), feeds=feeds)
+        self.rig_ = self.rig(Limits(**limits), feeds=push_feeds(rights))
         self.logs = self.enter_context(clockd_logs())
         self.mind, self.peer = self.enter(b"alice")
         return self.rig_

@@ -4,10 +4,13 @@ import math
 from functools import lru_cache
 from pathlib import Path
 
-from doubles import Mind, Rig, written
+from doubles import Mind, Rig, push_feeds, written
 from twisted.spread import banana
 
+from clockd.values import Rights
 from clockd.wire import Encoder
+
+FEEDS = push_feeds({"load": Rights(publish=("*",)), "shut": Rights(read=(), publish=())})
 
 CORPUS = Path(__file__).parent / "corpus"
 TYPES = bytes(range(0x80, 0x8A)) + b"\xff"
@@ -37,7 +40,7 @@ ODD = (*NUMBERS, *STRINGS, *JELLIES, *MESSAGES)
 @lru_cache
 def honest():
     """Return the calls that stock clients make, session by session; object ids are from 1 on."""
-    rig = Rig(anonymous=True)
+    rig = Rig(anonymous=True, feeds=FEEDS)
     sessions = []
     for name, secret in ((b"alice", "wrong"), (b"alice", None)):
         peer, mind = rig.peer(), Mind()
@@ -47,7 +50,16 @@ def honest():
         for arguments in ((0.5,), (1, "time"), (b"2",), ()):
             peer.ask(peer.perspective, "setperiod", *arguments)
         peer.ask(peer.perspective, "setperiod", period=0.25, feed="time")
+        for value in (1, 2.5, None, "text", b"bytes", [1, (True, {"a": [2**70]})]):
+            peer.ask(peer.perspective, "publish", "load", value)
+        for call in (
+            *(("feeds",), ("subscribe", "load"), ("subscribe", "load", 2, 0.5), ("subscribe", "server")),
+            *(("publish", "load", -3, 1234.5), ("setperiod", 3, "load"), ("unsubscribe", "time"), ("unsubscribe", "x")),
+        ):
+            peer.ask(peer.perspective, *call)
+        peer.ask(peer.perspective, "publish", value={1: 2}, feed="load", stamp=1)
         rig.network.advance(40, 1)
+        peer.ask(peer.perspective, "unsubscribe", "load")
         sessions.append([message for message in written(peer.wire.clientIO) if message[0] == b"message"])
     return sessions
 

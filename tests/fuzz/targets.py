@@ -3,7 +3,7 @@
 import gc
 
 from doubles import Mind, Rig, RigCase
-from fuzz.inputs import segments
+from fuzz.inputs import FEEDS, segments
 from fuzz.oracle import decode, exact, expect
 from twisted.cred.checkers import ICredentialsChecker
 from twisted.cred.error import UnauthorizedLogin
@@ -37,7 +37,7 @@ def login(data, random):
     """A server survives: no error is logged, and when the peer has gone, nothing is left of it."""
     with capturedLogs() as events:
         checker = Checker(random)
-        rig = Rig(anonymous=random.random() < 0.5, checker=checker)
+        rig = Rig(anonymous=random.random() < 0.5, checker=checker, feeds=FEEDS)
         stage = random.choice(STAGES)
         wire = connected(rig, stage)
         if stage == "stranger":
