@@ -224,8 +224,9 @@ def publish(target: str, feed: str | None, value: str | None, **login: Any) -> N
     and - as VALUE, each line is a JSON value of that feed. Blank lines are passed over.
 
     A line is published as soon as it is read, several are under way at a time, and no more is read than can be
-    published: a source that is too fast waits. Each line that is refused is named on standard error; the rest is
-    published. At the end the counts are printed, and the exit code is 1 if any was refused.
+    published: a source that is faster than the server, or than its limit of samples a second, waits. Each line that is
+    refused is named on standard error; the rest is published. At the end the counts are printed, and the exit code is
+    1 if any was refused.
 
     \b
     Examples:

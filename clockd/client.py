@@ -406,11 +406,16 @@ class ClockClient:
         )
         self._let_go()
         interest.asked = True
-        granted = await self._call("subscribe", feed, *wanted)
+        before = interest.period, interest.deadband
+        interest.period, interest.deadband = wanted  # who begins meanwhile, without wishes, leaves them as they are
+        try:
+            granted = await self._call("subscribe", feed, *wanted)
+        except Refused:
+            interest.period, interest.deadband = before
+            raise
         if not is_period(granted):
             raise ServerFault("the server granted what is no period")
         interest.granted = True
-        interest.period, interest.deadband = wanted
         return granted
 
     def _leave(self, iterator: "Samples") -> None:

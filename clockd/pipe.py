@@ -178,8 +178,7 @@ class Lines:
         self._rest += rest
         if len(self._rest) > LINE_BYTES:
             self._rest, self._too_long = b"", True
-        if self._lines:
-            self._pause()
+        self._pause()
 
     def _put(self, text: bytes) -> None:
         self._number += 1
@@ -305,7 +304,7 @@ class Pump:
             self._refuse(number, error)
         else:
             self.counts["published"] += 1
-            self._newest[outgoing.feed] = max(number, self._newest.get(outgoing.feed, 0))
+            self._newest[outgoing.feed] = number
 
     async def _send_again(self) -> None:
         """Publish what was too much, one after the other, while nothing else is under way."""

@@ -595,12 +595,23 @@ class FeedSamplesTests(FeedCase):
             self.network.advance(0.25)
             self.assertEqual(first._newest is not None, news)
 
-    def test_two_that_begin_at_once_both_begin(self):
+    def test_two_that_begin_at_once_both_begin_and_the_wishes_of_one_hold(self):
         client = self.entered()
         self.latest["load"].publish(1)
-        steps = [awaited(anext(client.samples("load"))) for _ in range(2)]
+        both = [client.samples("load", period=0.5, deadband=2), client.samples("load")]
+        steps = [awaited(anext(samples)) for samples in both]
         self.network.flush()
         self.assertEqual([self.successResultOf(step).value for step in steps], [1, 1])
+        self.assertEqual(self.server.tally.feeds["load"].requested, 2)
+        self.latest["load"].publish(3)
+        self.network.advance(0.5)
+        self.assertNoResult(self.ask(anext(both[1])))
+
+    def test_wishes_that_were_refused_are_forgotten(self):
+        client = self.entered()
+        self.failureResultOf(self.ask(anext(client.samples(period=5, deadband=1))), InvalidValue)
+        self.again()
+        self.assertEqual(self.server.time.requested, 0.5)
 
     def test_a_refusal_reaches_who_iterates_and_nobody_else(self):
         self.start(Limits(default_period=2, subscriptions=2))
@@ -683,10 +694,9 @@ class FeedSamplesTests(FeedCase):
 
     def test_closing_the_client_while_a_feed_is_subscribed_ends_the_iteration(self):
         client = self.entered()
+        self.network.wires[-1].frozen = True
         step = awaited(anext(client.samples("load")))
-        left = awaited(client.__aexit__(None, None, None))
-        self.network.flush()
-        self.successResultOf(left)
+        self.successResultOf(self.leave(client))
         self.failureResultOf(step, StopAsyncIteration)
 
 
@@ -701,6 +711,8 @@ class UnsubscribingTests(FeedCase):
     def test_the_last_iterator_that_is_closed_unsubscribes_the_feed(self):
         client = self.entered()
         first, second = self.iterate(client), client.samples("load")
+        self.latest["load"].publish("unseen")
+        self.network.advance(2)
         self.successResultOf(self.ask(first.aclose()))
         self.assertEqual(self.subscribed(), {"time", "load"})
         self.failureResultOf(self.ask(anext(first)), StopAsyncIteration)
@@ -729,6 +741,17 @@ class UnsubscribingTests(FeedCase):
             self.iterate(client, feed)
             gc.collect()
         self.assertEqual(self.subscribed(), {"time", "mood"})
+
+    def test_one_that_is_forgotten_in_its_first_step_unsubscribes_it_as_well(self):
+        client = self.entered()
+        step = awaited(anext(client.samples("load")))
+        step.cancel()
+        self.failureResultOf(step, CancelledError)
+        del step
+        gc.collect()
+        self.assertEqual(self.subscribed(), {"time", "load"})
+        self.network.advance(2)
+        self.assertEqual(self.subscribed(), {"time"})
 
     def test_one_that_is_forgotten_is_not_subscribed_again(self):
         client = self.entered()
@@ -852,7 +875,16 @@ class FeedReconnectionTests(FeedCase):
         self.assertGreater(self.next(time), 0)
         self.assertEqual((self.subscribed(), self.server.tally.authenticated), ({"time", "mood"}, 1))
         self.server.feeds._feeds["load"] = self.latest["load"], Rights()
-        self.assertEqual(self.values(client.samples("load")), [1])
+        self.latest["load"].publish(3)
+        self.assertEqual(self.values(client.samples("load")), [3])
+
+    def test_an_iterator_that_has_not_begun_has_nothing_subscribed(self):
+        client = self.entered()
+        samples = client.samples("load")
+        self.again()
+        self.assertEqual(self.subscribed(), {"time"})
+        self.latest["load"].publish(1)
+        self.assertEqual(self.values(samples), [1])
 
     def test_a_feed_that_was_refused_is_not_asked_for_again(self):
         client = self.entered()

@@ -149,6 +149,7 @@ class LinesTests(SynchronousTestCase):
         self.write(b"on")
         self.read()
         self.assertNoResult(step)
+        self.assertEqual(self.reactor.readers, [self.lines])
         self.write(b"e\ntwo")
         self.read()
         self.assertEqual(self.successResultOf(step), Line(1, b"one"))
@@ -375,7 +376,7 @@ class PumpTests(SynchronousTestCase):
         self.assertEqual(len(self.clock.getDelayedCalls()), 1)
         done.cancel()
         self.failureResultOf(done, CancelledError)
-        self.assertEqual((self.clock.getDelayedCalls(), self.told), ([], []))
+        self.assertEqual((self.clock.getDelayedCalls(), self.told, self.waiting()), ([], [], []))
 
     def test_stamps_are_passed_on(self):
         found = []

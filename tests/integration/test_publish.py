@@ -11,6 +11,8 @@ import textwrap
 import pytest
 from processes import CLOCKD, SECONDS, STARTED, Program, Server, clockd, eventually, run
 
+from clockd import cli
+
 CONFIG = """
 [limits]
 publishes_per_second = 1000000
@@ -89,14 +91,21 @@ class Pipe:
         return self.process.returncode, (out or b"").decode(), (err or b"").decode()
 
 
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        *(("21.5", 21.5), ("-5", -5), ("-.5e1x", "-.5e1x"), ("hello world", "hello world"), ('"-"', "-")),
+        *(("null", None), ("", ""), ("nan", "nan"), ("NaN or so", "NaN or so")),
+        ('{"celsius": 21.5, "open": [false, "ä"]}', {"celsius": 21.5, "open": [False, "ä"]}),
+    ],
+)
+def test_a_value_is_json_or_else_a_string(text, value):
+    assert cli._value(text) == value
+
+
 def test_a_value_is_published_and_its_number_printed(server):
     for number, (text, value) in enumerate(
-        [
-            *(("21.5", 21.5), ("-5", -5), ("-.5e1x", "-.5e1x"), ("hello world", "hello world"), ('"-"', "-")),
-            *(("null", None), ("true", True), ("", ""), ("nan", "nan"), ("NaN or so", "NaN or so")),
-            ('{"celsius": 21.5, "open": [false, "ä"]}', {"celsius": 21.5, "open": [False, "ä"]}),
-        ],
-        1,
+        [("-5", -5), ('{"a": [false, "ä"]}', {"a": [False, "ä"]}), ("a b", "a b")], 1
     ):
         done = publish(server, "load", text)
         assert (done.returncode, done.stdout, done.stderr) == (0, f"{number}\n", "")
