@@ -35,6 +35,11 @@ def memory_bytes(pid: int) -> dict[str, int]:
     }
 
 
+def waited_seconds(pid: int) -> float:
+    """Return the time for which a process was to run, and something else had its core."""
+    return int((PROC / str(pid) / "schedstat").read_text().split()[1]) / 1e9
+
+
 def all_cpu_seconds() -> dict[int, float]:
     """Return the CPU time of every process there is, by process id."""
     seconds = {}
