@@ -524,7 +524,7 @@ class FeedCase(ClientCase):
     def again(self):
         """Lose the connection and have it made again."""
         self.lose()
-        self.network.advance(1.5, 0.25)
+        self.network.advance(3, 0.25)  # the later the attempt, the longer it waits
 
 
 class FeedSamplesTests(FeedCase):
