@@ -90,8 +90,11 @@ class Schedule:
             self._wake_by(phase.due)
 
     def catch_up(self) -> None:
-        """Make the calls that are due; for work that would have them wait for the reactor's next turn."""
-        if self._wake_up is not None and self._wake_at <= self.clock.seconds():
+        """Make the calls that are due; for work that would have them wait for the reactor's next turn.
+
+        Nothing, within a call.
+        """
+        if not self._firing and self._wake_up is not None and self._wake_at <= self.clock.seconds():
             self._wake_up.cancel()
             self._wake()
 

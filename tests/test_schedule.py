@@ -850,6 +850,21 @@ class CatchingUpTests(ScheduleTestCase):
         self.assertEqual(member.moments, [])
         self.assertEqual(len(self.clock.getDelayedCalls()), 1)
 
+    def test_within_a_call_it_does_nothing_even_if_something_new_is_due(self):
+        member, late = self.join(1.0), []
+
+        def during():
+            late.append(self.join(0.001))
+            self.clock.sleep(0.01)
+            self.schedule.catch_up()
+            self.assertEqual(late[-1].moments, [])
+
+        member.during = during
+        self.clock.run(1.0)
+        self.clock.run(0.01)
+        self.assertEqual((len(member.moments), len(late)), (1, 1))
+        self.assertGreaterEqual(len(late[0].moments), 1)
+
     def test_it_gives_way_too(self):
         members = self.join_many(FULL, during=partial(self.clock.sleep, 0.001))
         self.clock.sleep(1.0)
