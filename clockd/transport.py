@@ -9,6 +9,7 @@ Twisted changes them.
 """
 
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from ipaddress import ip_address
 from socket import (
     IPPROTO_TCP,
@@ -162,7 +163,9 @@ class TCPConnection(tcp.Server):
 
 
 class UNIXConnection(TCPConnection, unix.Server):
-    """The same over a Unix socket."""
+    """The same over a Unix socket; it takes no descriptors."""
+
+    doRead = tcp.Server.doRead  # type: ignore[assignment]  # mypy sees what aborting puts in its place
 
 
 class TLSConnection(TLSMemoryBIOProtocol):
@@ -203,6 +206,9 @@ ACCEPTS = 8
 MOST_KEEPALIVE_SECONDS = 32767
 """The kernel's bound for the keepalive options, in seconds (`MAX_TCP_KEEPIDLE` in Linux's net/tcp.h)."""
 
+SO_PASSRIGHTS = 83
+"""Whether descriptors may be passed over a Unix socket: in Linux from 6.16 on (`asm-generic/socket.h`)."""
+
 PROBES = 3
 """Keepalive probes without an answer, after which the kernel takes a peer for lost."""
 
@@ -212,7 +218,8 @@ def prepare(port: IListeningPort, lost_seconds: float) -> None:
 
     Its connections send at once, and many may wait for their turn to be accepted. Those over TCP send small segments
     without waiting for the acknowledgement of the last one, which may take 40 ms, and the kernel ends one whose peer
-    acknowledges nothing.
+    acknowledges nothing. Over those of a Unix port nobody can pass descriptors, where the kernel can forbid that: to
+    close one may take as long as its owner likes.
 
     Args:
         port: Where connections are accepted.
@@ -231,7 +238,11 @@ def prepare(port: IListeningPort, lost_seconds: float) -> None:
         accept()
 
     port.doRead = accept_some  # type: ignore[method-assign]
-    if not isinstance(port, unix.Port):  # what is accepted inherits these
+    # what is accepted inherits these
+    if isinstance(port, unix.Port):
+        with suppress(OSError):  # the kernel does not know it
+            port.socket.setsockopt(SOL_SOCKET, SO_PASSRIGHTS, 0)
+    else:
         port.socket.setsockopt(SOL_SOCKET, SO_KEEPALIVE, 1)
         seconds = max(1, round(min(lost_seconds, MOST_KEEPALIVE_SECONDS) / (PROBES + 1)))
         for option, value in (

@@ -21,17 +21,27 @@ from twisted.internet import tcp, unix
 from twisted.internet.address import IPv4Address, UNIXAddress
 from twisted.internet.epollreactor import EPollReactor
 from twisted.internet.error import ConnectionAborted, ConnectionDone, ConnectionLost
-from twisted.internet.interfaces import IReactorFDSet, ITCPTransport
+from twisted.internet.interfaces import IFileDescriptorReceiver, IReactorFDSet, ITCPTransport
 from twisted.internet.posixbase import _DisconnectSelectableMixin
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.testing import MemoryReactorClock, StringTransport
 from twisted.logger import Logger
 from twisted.protocols.haproxy._wrapper import HAProxyWrappingFactory
 from twisted.protocols.policies import ProtocolWrapper, WrappingFactory
-from twisted.trial.unittest import SynchronousTestCase
+from twisted.trial.unittest import SkipTest, SynchronousTestCase
+from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
-from clockd.transport import BACKLOG, TCPConnection, TLSFactory, UNIXConnection, is_private, outlet, prepare
+from clockd.transport import (
+    BACKLOG,
+    SO_PASSRIGHTS,
+    TCPConnection,
+    TLSFactory,
+    UNIXConnection,
+    is_private,
+    outlet,
+    prepare,
+)
 from clockd.values import Tally
 
 SOME = bytes(range(256))
@@ -288,6 +298,18 @@ class SendingTests(PairCase):
         pair.peer.send(SOME)
         pair.reactor.turn()
         self.assertEqual(pair.protocol.received, SOME)
+
+    def test_descriptors_that_are_passed_over_a_unix_socket_are_not_taken(self):
+        @implementer(IFileDescriptorReceiver)
+        class Receiver(Recorder):
+            def fileDescriptorReceived(self, descriptor):
+                raise AssertionError("it is taken")
+
+        pair = Pair(Receiver(), UNIXConnection)
+        self.addCleanup(pair.close)
+        socket.send_fds(pair.peer, [SOME], [pair.peer.fileno()])
+        pair.reactor.turn()
+        self.assertEqual((pair.protocol.received, self.flushLoggedErrors()), (SOME, []))
 
 
 class RealReactorTests(SynchronousTestCase):
@@ -565,6 +587,28 @@ class PortTests(PortCase):
         )
         protocol.transport.write(SOME)
         self.assertEqual((peer.recv(1000), self.reactor.writers), (SOME, set()))
+
+    def test_nobody_passes_descriptors_to_a_unix_port_where_the_kernel_can_forbid_it(self):
+        port = self.unix_port()
+        try:
+            port.socket.getsockopt(socket.SOL_SOCKET, SO_PASSRIGHTS)
+        except OSError as error:
+            raise SkipTest("the kernel cannot") from error
+        prepare(port, 30.0)
+        peer = self.connect(port)
+        self.assertRaises(PermissionError, socket.send_fds, peer, [b"x"], [peer.fileno()])
+        peer.send(SOME)
+        self.reactor.turn()
+        self.assertEqual(self.factory.made[0].received, SOME)
+
+    def test_a_kernel_that_cannot_forbid_to_pass_descriptors_is_good_enough(self):
+        def setsockopt(*_):
+            raise OSError(errno.ENOPROTOOPT, "no such option")
+
+        port = unix.Port("nowhere", self.factory, reactor=self.reactor)
+        port.socket = SimpleNamespace(listen=lambda _: None, setsockopt=setsockopt)
+        prepare(port, 30.0)
+        self.assertIs(port.transport, UNIXConnection)
 
     def test_a_connection_over_tcp_gives_up_a_peer_that_is_lost_and_holds_no_small_segment_back(self):
         for lost_seconds, keepalive, user_timeout in ((30.0, 8, 30_000), (0.05, 1, 50), (86400.0, 8192, 86_400_000)):
