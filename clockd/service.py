@@ -286,7 +286,7 @@ def make_service(config: Config, reactor: Any, now: Callable[[], float]) -> Cloc
         listen("server.listen", description, factory)
     if tls is not None:
         for description in config.tls.listen:
-            listen("tls.listen", description, TLSFactory(tls, False, factory, clock))
+            listen("tls.listen", description, TLSFactory(tls, factory, clock, factory.took))
     site = metrics_site(
         collector, service.trouble, clock, lambda call: deferToThreadPool(reactor, reactor.getThreadPool(), call)
     )
