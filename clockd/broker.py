@@ -307,7 +307,7 @@ class ClockBroker(pb.Broker):
     def new_request(self) -> int:
         """Return a number for a request that wants an answer, which nobody answers who has not read it."""
         self.factory.questioned(self)
-        return 2**REQUEST_BITS + randbits(REQUEST_BITS)  # all of them of one length
+        return (1 << REQUEST_BITS) + randbits(REQUEST_BITS)  # all of them of one length
 
     def owe(self) -> None:
         """Note that a push was skipped because too much is unsent."""
@@ -568,7 +568,7 @@ class ClockServerFactory(pb.PBServerFactory):
             broker.end("limit")
 
     def took(self, broker: ClockBroker) -> None:
-        """Look after a connection whose peer has sent what may be nothing to the broker, and give way to what is due."""
+        """Look after a connection whose peer has sent what may be nothing to the broker; give way to what is due."""
         if broker.is_stuck:
             broker.end("limit")
         self.give_way()

@@ -24,8 +24,8 @@ Connection = TypeVar("Connection", bound=Hashable)
 class Lobby(Generic[Connection]):
     """The connections there are, and since when those that are pending have been there.
 
-    An address is a host as text, or None for a Unix socket. Of those that are pending, the peers of Unix sockets count as
-    one address; of those that have logged in they have no limit of their own.
+    An address is a host as text, or None for a Unix socket. Of those that are pending, the peers of Unix sockets count
+    as one address; of those that have logged in they have no limit of their own.
 
     Args:
         limits: How many there may be, and for how long they may be pending.

@@ -586,7 +586,9 @@ class ProtocolTests(RigCase):
             self.assertTrue(peer.wire.serverIO.aborted)
             self.assertEqual(len(turns), 2)
             rig.network.flush()
-            self.assertEqual((rig.tally.closed["limit"], len(turns)), (1, 3))  # the last for the connection that is lost
+            self.assertEqual(
+                (rig.tally.closed["limit"], len(turns)), (1, 3)
+            )  # the last for the connection that is lost
 
     def test_no_two_questions_have_numbers_that_tell_the_next(self):
         rig = self.rig()
