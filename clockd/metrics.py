@@ -30,6 +30,7 @@ from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Request, Site
 
 from clockd import __version__
+from clockd.logs import TwistedLogger
 from clockd.values import Histogram, Tally
 
 InThread = Callable[[Callable[[], list[Metric]]], Deferred[list[Metric]]]
@@ -219,6 +220,8 @@ class _Health(Resource):
 
 class _Request(Request):
     """A request whose body is not kept: none of ours has one."""
+
+    _log = TwistedLogger("twisted.web")
 
     def gotLength(self, length: int | None) -> None:
         super().gotLength(0)

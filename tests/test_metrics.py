@@ -8,6 +8,7 @@ from twisted.internet.error import ConnectionAborted, ConnectionDone
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
+from twisted.logger import capturedLogs
 from twisted.python.failure import Failure
 from twisted.spread import pb
 from twisted.trial.unittest import SynchronousTestCase
@@ -248,6 +249,38 @@ class HealthTests(MetricsCase):
         self.assertIsInstance(self.site, Site)
         self.assertFalse(self.site.noisy)
         self.assertIs(self.site.buildProtocol(None)._channel.__class__, HTTPChannel)
+
+
+class ConnectionTests(MetricsCase):
+    """What a connection gets for the bytes that it sends."""
+
+    def connect(self):
+        connection, transport = self.site.buildProtocol(None), StringTransport()
+        connection.makeConnection(transport)
+        self.addCleanup(connection.connectionLost, Failure(ConnectionDone()))
+        return connection, transport
+
+    def send(self, data):
+        """Return what one that sends this gets: the headers, by their names, and what follows them."""
+        connection, transport = self.connect()
+        connection.dataReceived(data)
+        head, _, body = transport.value().partition(b"\r\n\r\n")
+        self.status, *lines = head.decode().split("\r\n")
+        headers = dict(line.split(": ", 1) for line in lines)
+        headers.pop("Date", None)
+        return headers, body
+
+    def test_head_gets_the_headers_that_get_gets_and_no_body(self):
+        for path in (b"metrics", b"healthz", b"readyz"):
+            for self.trouble in (None, "stopping"):
+                expected, body = self.send(b"GET /%s HTTP/1.1\r\nHost: a\r\n\r\n" % path)
+                status = self.status
+                self.assertEqual(expected["Content-Length"], str(len(body)))
+                with self.subTest(path=path), capturedLogs() as events:
+                    headers, body = self.send(b"HEAD /%s HTTP/1.1\r\nHost: a\r\n\r\n" % path)
+                    self.assertEqual((self.status, body, headers.keys()), (status, b"", expected.keys()))
+                    self.assertEqual(headers["Content-Type"], expected["Content-Type"])
+                    self.assertEqual([e for e in events if e["log_namespace"].startswith("clockd")], [])
 
 
 class CrowdTests(SynchronousTestCase):
