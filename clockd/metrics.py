@@ -25,6 +25,7 @@ from prometheus_client.registry import Collector
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.protocols.policies import ProtocolWrapper, WrappingFactory
+from twisted.web.http import HTTPChannel
 from twisted.web.http import Request as HTTPRequest
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Request, Site
@@ -37,6 +38,12 @@ InThread = Callable[[Callable[[], list[Metric]]], Deferred[list[Metric]]]
 
 HTTP_CONNECTIONS = 32
 """As many connections the HTTP side has at most."""
+
+REQUEST_BYTES = 8192
+"""As many bytes of a connection are read; a scrape of Prometheus has some hundred, and nginx takes lines of 8 kB."""
+
+TOO_LARGE = b"HTTP/1.1 413 Content Too Large\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
+"""The answer to more bytes than that, and to a request with a body."""
 
 RATE_SECONDS = 10
 """What the achieved rate is an average over."""
@@ -218,23 +225,53 @@ class _Health(Resource):
         return f"{trouble or 'ok'}\n".encode()
 
 
-class _Request(Request):
-    """A request whose body is not kept: none of ours has one."""
+class _Channel(HTTPChannel):
+    """A connection that gets one answer, to a short request without a body, and is closed.
 
+    However much it sends, no more than `REQUEST_BYTES` of it is read as HTTP.
+    """
+
+    transport: ProtocolWrapper  # type: ignore[assignment]  # `NewestStay` makes it
     _log = TwistedLogger("twisted.web")
+    _received = 0
 
-    def gotLength(self, length: int | None) -> None:
-        super().gotLength(0)
+    def dataReceived(self, data: bytes) -> None:
+        """Take bytes; too many of them end the connection."""
+        if self.transport.disconnecting:
+            return
+        self._received += len(data)
+        if self._received > REQUEST_BYTES:
+            self._refuse()
+        else:
+            super().dataReceived(data)
+        self.factory.give_way()
 
-    def handleContentChunk(self, data: bytes) -> None:
-        """Drop a part of the body."""
+    def allHeadersReceived(self) -> None:
+        """Answer a request, unless a body is to follow."""
+        if self.length == 0:
+            super().allHeadersReceived()
+        else:
+            self._refuse()
+
+    def checkPersistence(self, request: HTTPRequest, version: bytes) -> bool:
+        """Tell whether there may be another request: there may not."""
+        request.setHeader("connection", "close")
+        return False
+
+    def _refuse(self) -> None:
+        self.transport.write(TOO_LARGE)
+        self.loseConnection()
 
 
 class _QuietSite(Site):
     """A site that writes no access log; on a monotonic reactor the log would tell times of 1970."""
 
     noisy = False
-    requestFactory = _Request
+    protocol = _Channel  # type: ignore[assignment]  # Twisted's own can change to HTTP/2, which nobody asks for
+
+    def __init__(self, root: Resource, reactor: IReactorTime, give_way: Callable[[], object]) -> None:
+        super().__init__(root, reactor=reactor)
+        self.give_way = give_way
 
     def log(self, request: HTTPRequest) -> None:
         """Write nothing."""
@@ -259,7 +296,11 @@ class NewestStay(WrappingFactory):
 
 
 def metrics_site(
-    collector: TallyCollector, trouble: Callable[[], str | None], reactor: IReactorTime, in_thread: InThread
+    collector: TallyCollector,
+    trouble: Callable[[], str | None],
+    reactor: IReactorTime,
+    in_thread: InThread,
+    give_way: Callable[[], object],
 ) -> Site:
     """Return the HTTP site: `/metrics`, `/healthz` and `/readyz`.
 
@@ -268,6 +309,7 @@ def metrics_site(
         trouble: Tells what keeps the service from being ready; None if nothing does.
         reactor: Where the site's own time-outs run.
         in_thread: Calls something that takes a while outside the reactor's thread.
+        give_way: Has calls made that are due, if what connections send keeps the reactor from it.
     """
     registry = CollectorRegistry()
     registry.register(collector)
@@ -277,4 +319,4 @@ def metrics_site(
     root.putChild(b"metrics", _Scrape(registry, ProcessCollector(registry=None), in_thread))
     root.putChild(b"healthz", _Health(lambda: None))
     root.putChild(b"readyz", _Health(trouble))
-    return _QuietSite(root, reactor=reactor)
+    return _QuietSite(root, reactor, give_way)

@@ -12,13 +12,12 @@ from twisted.logger import capturedLogs
 from twisted.python.failure import Failure
 from twisted.spread import pb
 from twisted.trial.unittest import SynchronousTestCase
-from twisted.web.http import HTTPChannel
 from twisted.web.http_headers import Headers
 from twisted.web.server import Site
 from twisted.web.test.requesthelper import DummyRequest
 
 from clockd import __version__
-from clockd.metrics import HTTP_CONNECTIONS, NewestStay, TallyCollector, metrics_site
+from clockd.metrics import HTTP_CONNECTIONS, REQUEST_BYTES, NewestStay, TallyCollector, metrics_site
 from clockd.values import CLOSE_REASONS, LOGIN_METHODS, LOGIN_RESULTS, PERIOD_RESULTS, SKIP_REASONS, Limits, Tally
 
 
@@ -29,7 +28,14 @@ class MetricsCase(SynchronousTestCase):
         self.tally.feed("time")
         self.collector = TallyCollector(self.tally, self.clock)
         self.trouble = None
-        self.site = metrics_site(self.collector, lambda: self.trouble, self.clock, self.in_thread)
+        self.yielded = 0
+        self.site = self.make_site(self.in_thread)
+
+    def make_site(self, in_thread):
+        return metrics_site(self.collector, lambda: self.trouble, self.clock, in_thread, self.give_way)
+
+    def give_way(self):
+        self.yielded += 1
 
     def in_thread(self, call):
         return succeed(call())
@@ -64,8 +70,7 @@ class ScrapeTests(MetricsCase):
 
     def test_what_takes_a_while_is_waited_for_and_the_tally_is_read_after_it(self):
         waiting = []
-        self.in_thread = lambda call: waiting.append((Deferred(), call)) or waiting[0][0]
-        self.site = metrics_site(self.collector, lambda: None, self.clock, self.in_thread)
+        self.site = self.make_site(lambda call: waiting.append((Deferred(), call)) or waiting[0][0])
         request = self.get(b"metrics")
         self.assertEqual((request.written, request.finished), ([], 0))
         self.tally.avatars = 3
@@ -79,7 +84,7 @@ class ScrapeTests(MetricsCase):
 
     def test_who_leaves_meanwhile_gets_nothing(self):
         done = Deferred()
-        self.site = metrics_site(self.collector, lambda: None, self.clock, lambda _: done)
+        self.site = self.make_site(lambda _: done)
         request = self.get(b"metrics")
         request.processingFailed(Failure(ConnectionDone()))
         done.callback([])
@@ -248,7 +253,6 @@ class HealthTests(MetricsCase):
         self.assertIsNone(self.site.log(request))
         self.assertIsInstance(self.site, Site)
         self.assertFalse(self.site.noisy)
-        self.assertIs(self.site.buildProtocol(None)._channel.__class__, HTTPChannel)
 
 
 class ConnectionTests(MetricsCase):
@@ -264,6 +268,7 @@ class ConnectionTests(MetricsCase):
         """Return what one that sends this gets: the headers, by their names, and what follows them."""
         connection, transport = self.connect()
         connection.dataReceived(data)
+        self.assertTrue(transport.disconnecting)
         head, _, body = transport.value().partition(b"\r\n\r\n")
         self.status, *lines = head.decode().split("\r\n")
         headers = dict(line.split(": ", 1) for line in lines)
@@ -281,6 +286,58 @@ class ConnectionTests(MetricsCase):
                     self.assertEqual((self.status, body, headers.keys()), (status, b"", expected.keys()))
                     self.assertEqual(headers["Content-Type"], expected["Content-Type"])
                     self.assertEqual([e for e in events if e["log_namespace"].startswith("clockd")], [])
+
+    def test_a_connection_gets_one_answer_and_is_closed(self):
+        one = b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n"
+        for data in (one, one * 20, one + b"\r\n" * 2000, one.replace(b"1.1", b"1.0")):
+            headers, body = self.send(data)
+            self.assertEqual((self.status.split()[1], headers["Connection"], body), ("200", "close", b"ok\n"))
+
+    def test_what_comes_after_the_answer_is_not_looked_at(self):
+        connection, transport = self.connect()
+        for _ in range(2):
+            connection.dataReceived(b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n")
+        self.assertEqual((transport.value().count(b"HTTP/1.1"), self.yielded), (1, 1))
+
+    def test_a_request_with_a_body_is_refused(self):
+        for line in (b"Content-Length: 1", b"Content-Length: 90000000", b"Transfer-Encoding: chunked"):
+            for more in (b"", b"Expect: 100-continue\r\n"):
+                headers, body = self.send(b"POST /healthz HTTP/1.1\r\n%s\r\n%s\r\n1\r\na\r\n" % (line, more))
+                self.assertEqual((self.status.split()[1], headers["Connection"], body), ("413", "close", b""))
+        self.send(b"POST /healthz HTTP/1.1\r\nContent-Length: 0\r\n\r\n")
+        self.assertIn("405", self.status)
+        self.flushWarnings()  # see test_nothing_else_is_there
+
+    def test_a_request_may_have_so_many_bytes(self):
+        request = b"GET /healthz HTTP/1.1\r\nHost: a\r\nX: %s\r\n\r\n"
+        longest = REQUEST_BYTES - len(request % b"")
+        self.send(request % bytes(longest).replace(b"\0", b"x"))
+        self.assertIn("200", self.status)
+        self.send(request % bytes(longest + 1).replace(b"\0", b"x"))
+        self.assertIn("413", self.status)
+
+    def test_it_counts_what_it_got_in_pieces(self):
+        connection, transport = self.connect()
+        connection.dataReceived(b"GET /healthz HTTP/1.1\r\nX: ")
+        for _ in range(2 * REQUEST_BYTES):
+            connection.dataReceived(b"x")
+        self.assertEqual(transport.value().count(b"HTTP/1.1 413"), 1)
+        self.assertTrue(transport.disconnecting)
+
+    def test_who_sends_more_while_waiting_for_a_scrape_is_refused(self):
+        done = Deferred()
+        self.site = self.make_site(lambda _: done)
+        connection, transport = self.connect()
+        connection.dataReceived(b"GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n")
+        self.assertFalse(transport.disconnecting)
+        connection.dataReceived(bytes(REQUEST_BYTES))
+        self.assertTrue(transport.disconnecting)
+
+    def test_others_have_their_turn_after_each_piece(self):
+        connection, _ = self.connect()
+        for byte in b"GET /healthz HTTP/1.1\r\n\r":
+            connection.dataReceived(bytes([byte]))
+        self.assertEqual(self.yielded, 24)
 
 
 class CrowdTests(SynchronousTestCase):
