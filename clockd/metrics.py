@@ -25,6 +25,7 @@ from prometheus_client.registry import Collector
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.protocols.policies import ProtocolWrapper, WrappingFactory
+from twisted.python.failure import Failure
 from twisted.web.http import HTTPChannel
 from twisted.web.http import Request as HTTPRequest
 from twisted.web.resource import Resource
@@ -35,6 +36,7 @@ from clockd.logs import TwistedLogger
 from clockd.values import Histogram, Tally
 
 InThread = Callable[[Callable[[], list[Metric]]], Deferred[list[Metric]]]
+Encode = Callable[[Collector], bytes]
 
 HTTP_CONNECTIONS = 32
 """As many connections the HTTP side has at most."""
@@ -179,13 +181,28 @@ class _Families(NamedTuple):
 
 
 class _Scrape(Resource):
+    """One collection is in flight at a time; who comes meanwhile shares it, and who leaves costs nothing more.
+
+    The tally is read when it ends, after each of them has asked. What is said of the process is older than a request
+    that came later, by a collection's few milliseconds at the most.
+    """
+
     isLeaf = True
 
-    def __init__(self, registry: CollectorRegistry, process: Collector, in_thread: InThread) -> None:
+    def __init__(
+        self,
+        registry: CollectorRegistry,
+        process: Collector,
+        in_thread: InThread,
+        give_way: Callable[[], object],
+    ) -> None:
         super().__init__()
         self._registry = registry
         self._process = process
         self._in_thread = in_thread
+        self._give_way = give_way
+        self._waiting: dict[Request, tuple[str, Encode]] = {}
+        self._collecting = False
 
     def render_GET(self, request: Request) -> int:
         """Render all metrics in the format that the client asked for."""
@@ -194,19 +211,36 @@ class _Scrape(Resource):
         except Exception:  # noqa: BLE001  # it raises many kinds on a header that makes no sense
             encode, content_type = choose_encoder("")
         request.setHeader("content-type", content_type)
-        waiting = [request]
-        request.notifyFinish().addErrback(lambda _: waiting.clear())
-
-        def answer(process: list[Metric]) -> None:
-            if waiting:
-                page = encode(_Families([*self._registry.collect(), *process]))
-                request.setHeader("content-length", str(len(page)))
-                request.write(page)
-                request.finish()
-
-        # it counts the open descriptors, which with 10,000 of them would stop pushes for 8 ms
-        self._in_thread(lambda: list(self._process.collect())).addCallback(answer).addErrback(request.processingFailed)
+        self._waiting[request] = content_type, encode
+        request.notifyFinish().addBoth(lambda _: self._waiting.pop(request, None))
+        if not self._collecting:
+            self._collecting = True
+            # it counts the open descriptors, which with 10,000 of them would stop pushes for 8 ms
+            collected = self._in_thread(lambda: list(self._process.collect()))
+            collected.addBoth(self._collected).addCallback(self._answer).addErrback(self._fail)
         return NOT_DONE_YET
+
+    def _collected(self, result: list[Metric] | Failure) -> list[Metric] | Failure:
+        self._collecting = False
+        return result
+
+    def _answer(self, process: list[Metric]) -> None:
+        if not self._waiting:
+            return
+        families = _Families([*self._registry.collect(), *process])
+        pages: dict[str, bytes] = {}
+        for request, (content_type, encode) in list(self._waiting.items()):
+            page = pages.get(content_type)
+            if page is None:
+                page = pages[content_type] = encode(families)
+            request.setHeader("content-length", str(len(page)))
+            request.write(page)
+            request.finish()
+            self._give_way()
+
+    def _fail(self, failure: Failure) -> None:
+        for request in list(self._waiting):
+            request.processingFailed(failure)
 
 
 class _Health(Resource):
@@ -316,7 +350,7 @@ def metrics_site(
     PlatformCollector(registry=registry)
     GCCollector(registry=registry)
     root = Resource()
-    root.putChild(b"metrics", _Scrape(registry, ProcessCollector(registry=None), in_thread))
+    root.putChild(b"metrics", _Scrape(registry, ProcessCollector(registry=None), in_thread, give_way))
     root.putChild(b"healthz", _Health(lambda: None))
     root.putChild(b"readyz", _Health(trouble))
     return _QuietSite(root, reactor, give_way)

@@ -63,6 +63,14 @@ class MetricsCase(SynchronousTestCase):
         return {tuple(v for _, v in key[1:]): n for key, n in (samples or self.scrape()).items() if key[0] == name}
 
 
+class CountedCollector(TallyCollector):
+    read = 0
+
+    def collect(self):
+        self.read += 1
+        return super().collect()
+
+
 class ScrapeTests(MetricsCase):
     def test_the_text_format_is_the_default(self):
         self.assertEqual(self.scrape()["clockd_avatars",], 0)
@@ -89,6 +97,51 @@ class ScrapeTests(MetricsCase):
         request.processingFailed(Failure(ConnectionDone()))
         done.callback([])
         self.assertEqual((request.written, request.finished), ([], 0))
+
+    def test_who_asks_while_others_wait_shares_their_collection_and_gets_its_own_format(self):
+        jobs = []
+        self.site = self.make_site(lambda call: jobs.append((Deferred(), call)) or jobs[-1][0])
+        requests = [self.get(b"metrics", accept=accept) for accept in ("", "application/openmetrics-text", "")]
+        self.assertEqual(len(jobs), 1)
+        self.tally.avatars = 3
+        done, call = jobs[0]
+        done.callback(call())
+        self.assertEqual(self.yielded, 3)
+        for request, is_openmetrics in zip(requests, (False, True, False), strict=True):
+            page = b"".join(request.written)
+            self.assertEqual((request.finished, page.endswith(b"# EOF\n")), (1, is_openmetrics))
+            self.assertIn(b"\nclockd_avatars 3.0\n", page)
+            self.assertIn(b"\nprocess_open_fds ", page)
+        self.assertIs(requests[0].written[0], requests[2].written[0], "a format is encoded once")
+        self.get(b"metrics")
+        self.assertEqual(len(jobs), 2)
+
+    def test_who_leaves_costs_nothing_more_and_who_stays_is_answered(self):
+        jobs = []
+        self.collector = CountedCollector(self.tally, self.clock)
+        self.site = self.make_site(lambda _: jobs.append(Deferred()) or jobs[-1])
+        registered = self.collector.read  # a registry reads what is put into it
+        for _ in range(100):
+            self.get(b"metrics").processingFailed(Failure(ConnectionDone()))
+        self.assertEqual(len(jobs), 1)
+        jobs[0].callback([])
+        self.assertEqual((self.collector.read - registered, self.yielded), (0, 0))
+        left, stays = self.get(b"metrics"), self.get(b"metrics")
+        left.processingFailed(Failure(ConnectionDone()))
+        jobs[1].callback([])
+        self.assertEqual((left.finished, stays.finished, len(jobs)), (0, 1, 2))
+        self.assertEqual(self.collector.read - registered, 1)
+
+    def test_a_collection_that_fails_is_told_to_those_who_wait_and_the_next_is_another(self):
+        jobs = []
+        self.site = self.make_site(lambda _: jobs.append(Deferred()) or jobs[-1])
+        ends = [self.get(b"metrics").notifyFinish() for _ in range(2)]
+        jobs[0].errback(Failure(OSError("no /proc")))
+        for end in ends:
+            self.failureResultOf(end, OSError)
+        request = self.get(b"metrics")
+        jobs[1].callback([])
+        self.assertEqual(request.finished, 1)
 
     def test_openmetrics_is_there_for_who_accepts_it(self):
         samples = self.scrape("application/openmetrics-text; version=1.0.0, text/plain;q=0.5")
