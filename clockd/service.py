@@ -288,7 +288,11 @@ def make_service(config: Config, reactor: Any, now: Callable[[], float]) -> Cloc
         for description in config.tls.listen:
             listen("tls.listen", description, TLSFactory(tls, factory, clock, factory.took))
     site = metrics_site(
-        collector, service.trouble, clock, lambda call: deferToThreadPool(reactor, reactor.getThreadPool(), call)
+        collector,
+        service.trouble,
+        clock,
+        lambda call: deferToThreadPool(reactor, reactor.getThreadPool(), call),
+        schedule.catch_up,
     )
     listen("metrics.listen", config.metrics.listen, NewestStay(site))
     for timer in (
