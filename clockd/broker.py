@@ -68,8 +68,8 @@ MESSAGES_BEFORE_LOGIN = 32
 SLICE_SECONDS = 0.001
 """So long a connection's messages are served before others have their turn."""
 
-REQUEST_BITS = 31
-"""Of a request's number: as many as PB's short integers have."""
+REQUEST_BITS = 30
+"""Bits of a request's number that are by chance; with the one before them it is as long as PB's short integers."""
 
 ADDRESS_LETTERS = 108
 """Longest address that is kept or logged: a Unix socket's path has no more (`sun_path` in Linux's unix(7))."""
@@ -229,7 +229,7 @@ class ClockBroker(pb.Broker):
                 self.callExpressionReceived(expression)
                 if self._ended_for is not None:
                     return
-                if self._outlet.unsent > self._most_unsent():
+                if self.is_stuck:
                     self.end("limit")
                     return
                 if seconds() >= until and decoder.pending:
@@ -266,8 +266,11 @@ class ClockBroker(pb.Broker):
         if rest is not None:
             self._log.info("no TLS with {address}: {words}{rest}", address=self._peer(), words=words, rest=rest)
 
-    def _most_unsent(self) -> int:
-        return UNSENT_BEFORE_LOGIN if self.mind is None else 2 * self.factory.limits.buffer_bytes
+    @property
+    def is_stuck(self) -> bool:
+        """Whether more waits for the peer than may."""
+        most = UNSENT_BEFORE_LOGIN if self.mind is None else 2 * self.factory.limits.buffer_bytes
+        return self._outlet.unsent > most
 
     def _vocabulary(self) -> dict[int, bytes]:
         return self.incomingVocabulary if self.currentDialect == b"pb" else {}
@@ -287,6 +290,7 @@ class ClockBroker(pb.Broker):
         self.mind = self._perspective = self._decoder = self._resting = None
         self._delayed = ()
         del self.login
+        self.factory.give_way()  # many may leave at once
 
     def end(self, reason: str) -> None:
         """Close the connection at once, whatever is unsent.
@@ -306,7 +310,7 @@ class ClockBroker(pb.Broker):
     def new_request(self) -> int:
         """Return a number for a request that wants an answer, which nobody answers who has not read it."""
         self.factory.questioned(self)
-        return randbits(REQUEST_BITS)
+        return (1 << REQUEST_BITS) + randbits(REQUEST_BITS)  # all of them of one length
 
     def owe(self) -> None:
         """Note that a push was skipped because too much is unsent."""
@@ -579,6 +583,12 @@ class ClockServerFactory(pb.PBServerFactory):
     def _turn_out(self, brokers: Iterable[ClockBroker]) -> None:
         for broker in brokers:
             broker.end("limit")
+
+    def took(self, broker: ClockBroker) -> None:
+        """Look after a connection whose peer has sent what may be nothing to the broker; give way to what is due."""
+        if broker.is_stuck:
+            broker.end("limit")
+        self.give_way()
 
     def end_all(self) -> None:
         """Close every connection, because the server stops."""

@@ -24,7 +24,8 @@ Connection = TypeVar("Connection", bound=Hashable)
 class Lobby(Generic[Connection]):
     """The connections there are, and since when those that are pending have been there.
 
-    An address is a host as text, or None for a Unix socket, which has no limit of its own.
+    An address is a host as text, or None for a Unix socket. Of those that are pending, the peers of Unix sockets count
+    as one address; of those that have logged in they have no limit of their own.
 
     Args:
         limits: How many there may be, and for how long they may be pending.
@@ -104,10 +105,9 @@ class Lobby(Generic[Connection]):
     def _make_room(self, key: str | None) -> list[Connection]:
         leaving: list[Connection] = []
         limits = self.limits
-        while (
-            key is not None
-            and (pending := self._pending_of.get(key))
-            and (len(pending) >= limits.pending_per_address or 0 < limits.connections_per_address <= self._counts[key])
+        while (pending := self._pending_of.get(key)) and (
+            len(pending) >= limits.pending_per_address
+            or (key is not None and 0 < limits.connections_per_address <= self._counts[key])
         ):
             leaving.append(self._turn_out(pending))
         return leaving

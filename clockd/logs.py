@@ -7,13 +7,14 @@ import json
 import math
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import TextIO
+from typing import Self, TextIO
 
 from twisted.logger import (
     FileLogObserver,
     FilteringLogObserver,
     ILogObserver,
     LogEvent,
+    Logger,
     LogLevel,
     LogLevelFilterPredicate,
     eventAsText,
@@ -52,6 +53,16 @@ class Quota:
             return "" if asked < LINES else None
         self._kinds[kind] = now, 1
         return f" ({asked - LINES} more like it were left out)" if asked > LINES else ""
+
+
+class TwistedLogger(Logger):
+    """The `_log` of a class of ours that inherits one of Twisted's.
+
+    A plain one would take the class's name, and what Twisted says of peers would be written as ours.
+    """
+
+    def __get__(self, instance: object, owner: type | None = None) -> Self:
+        return self
 
 
 def begin_logging(style: str, stream: TextIO, level: str = "info") -> None:

@@ -25,20 +25,30 @@ from prometheus_client.registry import Collector
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.protocols.policies import ProtocolWrapper, WrappingFactory
+from twisted.python.failure import Failure
+from twisted.web.http import HTTPChannel
 from twisted.web.http import Request as HTTPRequest
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Request, Site
 
 from clockd import __version__
+from clockd.logs import TwistedLogger
 from clockd.values import OTHER, FeedTally, Histogram, Tally
 
 InThread = Callable[[Callable[[], list[Metric]]], Deferred[list[Metric]]]
+Encode = Callable[[Collector], bytes]
 
 HTTP_CONNECTIONS = 32
 """As many connections the HTTP side has at most."""
 
 LABELLED_FEEDS = 32
 """As many feeds have labels of their own."""
+
+REQUEST_BYTES = 8192
+"""As many bytes of a connection are read; a scrape of Prometheus has some hundred, and nginx takes lines of 8 kB."""
+
+TOO_LARGE = b"HTTP/1.1 413 Content Too Large\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
+"""The answer to more bytes than that, and to a request with a body."""
 
 RATE_SECONDS = 10
 """What the achieved rate is an average over."""
@@ -192,13 +202,28 @@ class _Families(NamedTuple):
 
 
 class _Scrape(Resource):
+    """One collection is in flight at a time; who comes meanwhile shares it, and who leaves costs nothing more.
+
+    The tally is read when it ends, after each of them has asked. What is said of the process is older than a request
+    that came later, by a collection's few milliseconds at the most.
+    """
+
     isLeaf = True
 
-    def __init__(self, registry: CollectorRegistry, process: Collector, in_thread: InThread) -> None:
+    def __init__(
+        self,
+        registry: CollectorRegistry,
+        process: Collector,
+        in_thread: InThread,
+        give_way: Callable[[], object],
+    ) -> None:
         super().__init__()
         self._registry = registry
         self._process = process
         self._in_thread = in_thread
+        self._give_way = give_way
+        self._waiting: dict[Request, tuple[str, Encode]] = {}
+        self._collecting = False
 
     def render_GET(self, request: Request) -> int:
         """Render all metrics in the format that the client asked for."""
@@ -207,19 +232,36 @@ class _Scrape(Resource):
         except Exception:  # noqa: BLE001  # it raises many kinds on a header that makes no sense
             encode, content_type = choose_encoder("")
         request.setHeader("content-type", content_type)
-        waiting = [request]
-        request.notifyFinish().addErrback(lambda _: waiting.clear())
-
-        def answer(process: list[Metric]) -> None:
-            if waiting:
-                page = encode(_Families([*self._registry.collect(), *process]))
-                request.setHeader("content-length", str(len(page)))
-                request.write(page)
-                request.finish()
-
-        # it counts the open descriptors, which with 10,000 of them would stop pushes for 8 ms
-        self._in_thread(lambda: list(self._process.collect())).addCallback(answer).addErrback(request.processingFailed)
+        self._waiting[request] = content_type, encode
+        request.notifyFinish().addBoth(lambda _: self._waiting.pop(request, None))
+        if not self._collecting:
+            self._collecting = True
+            # it counts the open descriptors, which with 10,000 of them would stop pushes for 8 ms
+            collected = self._in_thread(lambda: list(self._process.collect()))
+            collected.addBoth(self._collected).addCallback(self._answer).addErrback(self._fail)
         return NOT_DONE_YET
+
+    def _collected(self, result: list[Metric] | Failure) -> list[Metric] | Failure:
+        self._collecting = False
+        return result
+
+    def _answer(self, process: list[Metric]) -> None:
+        if not self._waiting:
+            return
+        families = _Families([*self._registry.collect(), *process])
+        pages: dict[str, bytes] = {}
+        for request, (content_type, encode) in list(self._waiting.items()):
+            page = pages.get(content_type)
+            if page is None:
+                page = pages[content_type] = encode(families)
+            request.setHeader("content-length", str(len(page)))
+            request.write(page)
+            request.finish()
+            self._give_way()
+
+    def _fail(self, failure: Failure) -> None:
+        for request in list(self._waiting):
+            request.processingFailed(failure)
 
 
 class _Health(Resource):
@@ -238,21 +280,53 @@ class _Health(Resource):
         return f"{trouble or 'ok'}\n".encode()
 
 
-class _Request(Request):
-    """A request whose body is not kept: none of ours has one."""
+class _Channel(HTTPChannel):
+    """A connection that gets one answer, to a short request without a body, and is closed.
 
-    def gotLength(self, length: int | None) -> None:
-        super().gotLength(0)
+    However much it sends, no more than `REQUEST_BYTES` of it is read as HTTP.
+    """
 
-    def handleContentChunk(self, data: bytes) -> None:
-        """Drop a part of the body."""
+    transport: ProtocolWrapper  # type: ignore[assignment]  # `NewestStay` makes it
+    _log = TwistedLogger("twisted.web")
+    _received = 0
+
+    def dataReceived(self, data: bytes) -> None:
+        """Take bytes; too many of them end the connection."""
+        if self.transport.disconnecting:
+            return
+        self._received += len(data)
+        if self._received > REQUEST_BYTES:
+            self._refuse()
+        else:
+            super().dataReceived(data)
+        self.factory.give_way()
+
+    def allHeadersReceived(self) -> None:
+        """Answer a request, unless a body is to follow."""
+        if self.length == 0:
+            super().allHeadersReceived()
+        else:
+            self._refuse()
+
+    def checkPersistence(self, request: HTTPRequest, version: bytes) -> bool:
+        """Tell whether there may be another request: there may not."""
+        request.setHeader("connection", "close")
+        return False
+
+    def _refuse(self) -> None:
+        self.transport.write(TOO_LARGE)
+        self.loseConnection()
 
 
 class _QuietSite(Site):
     """A site that writes no access log; on a monotonic reactor the log would tell times of 1970."""
 
     noisy = False
-    requestFactory = _Request
+    protocol = _Channel  # type: ignore[assignment]  # Twisted's own can change to HTTP/2, which nobody asks for
+
+    def __init__(self, root: Resource, reactor: IReactorTime, give_way: Callable[[], object]) -> None:
+        super().__init__(root, reactor=reactor)
+        self.give_way = give_way
 
     def log(self, request: HTTPRequest) -> None:
         """Write nothing."""
@@ -277,7 +351,11 @@ class NewestStay(WrappingFactory):
 
 
 def metrics_site(
-    collector: TallyCollector, trouble: Callable[[], str | None], reactor: IReactorTime, in_thread: InThread
+    collector: TallyCollector,
+    trouble: Callable[[], str | None],
+    reactor: IReactorTime,
+    in_thread: InThread,
+    give_way: Callable[[], object],
 ) -> Site:
     """Return the HTTP site: `/metrics`, `/healthz` and `/readyz`.
 
@@ -286,13 +364,14 @@ def metrics_site(
         trouble: Tells what keeps the service from being ready; None if nothing does.
         reactor: Where the site's own time-outs run.
         in_thread: Calls something that takes a while outside the reactor's thread.
+        give_way: Has calls made that are due, if what connections send keeps the reactor from it.
     """
     registry = CollectorRegistry()
     registry.register(collector)
     PlatformCollector(registry=registry)
     GCCollector(registry=registry)
     root = Resource()
-    root.putChild(b"metrics", _Scrape(registry, ProcessCollector(registry=None), in_thread))
+    root.putChild(b"metrics", _Scrape(registry, ProcessCollector(registry=None), in_thread, give_way))
     root.putChild(b"healthz", _Health(lambda: None))
     root.putChild(b"readyz", _Health(trouble))
-    return _QuietSite(root, reactor=reactor)
+    return _QuietSite(root, reactor, give_way)

@@ -5,6 +5,8 @@ Rules of this module: it alone knows argon2.
 
 import os
 from contextlib import suppress
+from functools import partial
+from threading import Thread
 from typing import TypeVar
 
 from argon2 import PasswordHasher
@@ -58,6 +60,7 @@ class PasswordPool(Service):
             RuntimeError: The system has no thread to spare.
         """
         pool = ThreadPool(self._threads, self._threads, "passwords")
+        pool.threadFactory = partial(Thread, daemon=True)  # type: ignore[assignment]  # keeps up no process that ends
         pool.start()
         self._pool = pool
         super().startService()

@@ -295,8 +295,8 @@ def make_service(config: Config, reactor: Any, now: Callable[[], float]) -> Cloc
         listen("server.listen", description, factory)
     if tls is not None:
         for description in config.tls.listen:
-            listen("tls.listen", description, TLSFactory(tls, False, factory, clock))
-    site = metrics_site(collector, service.trouble, clock, in_thread)
+            listen("tls.listen", description, TLSFactory(tls, factory, clock, factory.took))
+    site = metrics_site(collector, service.trouble, clock, in_thread, schedule.catch_up)
     listen("metrics.listen", config.metrics.listen, NewestStay(site))
     for timer in (
         TimerService(SECOND, service.look, collector),

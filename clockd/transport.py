@@ -9,6 +9,7 @@ Twisted changes them.
 """
 
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from ipaddress import ip_address
 from socket import (
     IPPROTO_TCP,
@@ -24,7 +25,14 @@ from socket import (
 from typing import Any
 
 from twisted.internet import tcp, unix
-from twisted.internet.interfaces import IListeningPort, ITransport
+from twisted.internet.interfaces import (
+    IDelayedCall,
+    IListeningPort,
+    IOpenSSLServerConnectionCreator,
+    IProtocolFactory,
+    IReactorTime,
+    ITransport,
+)
 from twisted.protocols.haproxy._wrapper import HAProxyProtocolWrapper, HAProxyWrappingFactory
 from twisted.protocols.policies import ProtocolWrapper
 from twisted.protocols.tls import TLSMemoryBIOFactory, TLSMemoryBIOProtocol
@@ -162,11 +170,86 @@ class TCPConnection(tcp.Server):
 
 
 class UNIXConnection(TCPConnection, unix.Server):
-    """The same over a Unix socket."""
+    """The same over a Unix socket; it takes no descriptors."""
+
+    doRead = tcp.Server.doRead  # type: ignore[assignment]  # mypy sees what aborting puts in its place
+
+
+PIECE_BYTES = 2048
+"""So much is given to OpenSSL at a time."""
+
+SLICE_SECONDS = 0.001
+"""So long a connection is served before others have their turn."""
 
 
 class TLSConnection(TLSMemoryBIOProtocol):
-    """TLS that hands on at once what is written; Twisted's default holds small writes back."""
+    """TLS that hands on at once what is written; Twisted's default holds small writes back.
+
+    What a peer sends goes through OpenSSL in pieces, and in turns: handshakes, and 64 kB of messages that only OpenSSL
+    sees, such as updates of keys, would otherwise hold all others up.
+    """
+
+    factory: "TLSFactory"
+    transport: Any  # Twisted says what every transport has; ours can be paused
+    _resting: IDelayedCall | None = None
+    _waiting = b""
+    _paused = False
+
+    def dataReceived(self, data: bytes) -> None:
+        """Take bytes from the network."""
+        self._waiting += data
+        if self._resting is None:
+            self._take()
+
+    def _take(self) -> None:
+        """Take what waits, until others are to have their turn."""
+        seconds = self.factory.clock.seconds
+        until = seconds() + SLICE_SECONDS
+        waiting, at = self._waiting, 0
+        self._waiting = b""
+        while at < len(waiting):
+            super().dataReceived(waiting[at : at + PIECE_BYTES])
+            at += PIECE_BYTES
+            self.factory.took(self.wrappedProtocol)
+            if self._lostTLSConnection or self._aborted:
+                return
+            if at < len(waiting) and (self._paused or seconds() >= until):
+                self._waiting = waiting[at:]
+                if not self._paused:
+                    self.transport.pauseProducing()
+                    self._rest()
+                return
+
+    def _rest(self) -> None:
+        self._resting = self.factory.clock.callLater(0, self._go_on)
+
+    def _go_on(self) -> None:
+        self._resting = None
+        if self._paused:
+            return
+        self.transport.resumeProducing()
+        self._take()
+
+    def pauseProducing(self) -> None:
+        """Have the protocol above be told nothing more for now."""
+        self._paused = True
+        self.transport.pauseProducing()
+
+    def resumeProducing(self) -> None:
+        """Go on, with what waits here first."""
+        self._paused = False
+        if self._waiting and self._resting is None:
+            self._rest()
+        elif self._resting is None:
+            self.transport.resumeProducing()
+
+    def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]  # Twisted gives it a default
+        """Let go of what waits."""
+        self._waiting = b""
+        if self._resting is not None:
+            self._resting.cancel()
+            self._resting = None
+        super().connectionLost(reason)
 
     def _tlsShutdownFinished(self, reason: Failure | None) -> None:
         # the traceback would keep the connection, and 30 kB of OpenSSL's with it, until the collector finds the cycle
@@ -176,9 +259,32 @@ class TLSConnection(TLSMemoryBIOProtocol):
 
 
 class TLSFactory(TLSMemoryBIOFactory):
-    """Wraps a factory's connections in TLS."""
+    """Wraps a factory's connections in TLS.
+
+    Args:
+        context: Makes OpenSSL's part of a connection.
+        wrapped: Makes the protocols.
+        clock: Monotonic time and delayed calls.
+        took: Called with a protocol whenever OpenSSL has taken some bytes from its peer, of which there may be none for
+            the protocol itself.
+
+    Attributes:
+        clock: As given.
+        took: As given.
+    """
 
     protocol = TLSConnection
+
+    def __init__(
+        self,
+        context: IOpenSSLServerConnectionCreator,
+        wrapped: IProtocolFactory,
+        clock: IReactorTime,
+        took: Callable[[Any], object],
+    ) -> None:
+        super().__init__(context, False, wrapped, clock)
+        self.clock = clock
+        self.took = took
 
 
 class ProxiedConnection(HAProxyProtocolWrapper):
@@ -203,6 +309,9 @@ ACCEPTS = 8
 MOST_KEEPALIVE_SECONDS = 32767
 """The kernel's bound for the keepalive options, in seconds (`MAX_TCP_KEEPIDLE` in Linux's net/tcp.h)."""
 
+SO_PASSRIGHTS = 83
+"""Whether descriptors may be passed over a Unix socket: in Linux from 6.16 on (`asm-generic/socket.h`)."""
+
 PROBES = 3
 """Keepalive probes without an answer, after which the kernel takes a peer for lost."""
 
@@ -212,7 +321,8 @@ def prepare(port: IListeningPort, lost_seconds: float) -> None:
 
     Its connections send at once, and many may wait for their turn to be accepted. Those over TCP send small segments
     without waiting for the acknowledgement of the last one, which may take 40 ms, and the kernel ends one whose peer
-    acknowledges nothing.
+    acknowledges nothing. Over those of a Unix port nobody can pass descriptors, where the kernel can forbid that: to
+    close one may take as long as its owner likes.
 
     Args:
         port: Where connections are accepted.
@@ -231,7 +341,11 @@ def prepare(port: IListeningPort, lost_seconds: float) -> None:
         accept()
 
     port.doRead = accept_some  # type: ignore[method-assign]
-    if not isinstance(port, unix.Port):  # what is accepted inherits these
+    # what is accepted inherits these
+    if isinstance(port, unix.Port):
+        with suppress(OSError):  # the kernel does not know it
+            port.socket.setsockopt(SOL_SOCKET, SO_PASSRIGHTS, 0)
+    else:
         port.socket.setsockopt(SOL_SOCKET, SO_KEEPALIVE, 1)
         seconds = max(1, round(min(lost_seconds, MOST_KEEPALIVE_SECONDS) / (PROBES + 1)))
         for option, value in (

@@ -621,12 +621,32 @@ class ProtocolTests(RigCase):
         self.assertEqual((len(lines), rig.tally.closed["protocol"], peer.broker.disconnected), (1, 1, 1))
         self.assertEqual([event["log_level"] for event in logged if event["log_level"] > LogLevel.info], [])
 
+    def test_who_sends_what_is_nothing_to_the_broker_may_leave_no_more_unread_than_others(self):
+        for login, most in ((False, 4096), (True, 2 * Limits().buffer_bytes)):
+            rig = self.rig()
+            peer = rig.peer()
+            if login:
+                peer.enter(Mind())
+            turns = []
+            rig.factory.give_way = lambda turns=turns: turns.append(1)
+            peer.server._outlet = SimpleNamespace(unsent=most)
+            rig.factory.took(peer.server)
+            self.assertFalse(peer.wire.serverIO.aborted)
+            peer.server._outlet.unsent += 1
+            rig.factory.took(peer.server)
+            self.assertTrue(peer.wire.serverIO.aborted)
+            self.assertEqual(len(turns), 2)
+            rig.network.flush()
+            self.assertEqual(
+                (rig.tally.closed["limit"], len(turns)), (1, 3)
+            )  # the last for the connection that is lost
+
     def test_no_two_questions_have_numbers_that_tell_the_next(self):
         rig = self.rig()
         server = rig.peer().enter(Mind()).server
         numbers = [server.new_request() for _ in range(20)]
         self.assertEqual(len({after - before for before, after in pairwise(numbers)}), 19)
-        self.assertTrue(all(0 <= number < 2**31 for number in numbers))
+        self.assertTrue(all(2**30 <= number < 2**31 for number in numbers))
 
     def test_garbage_ends_the_connection(self):
         for data in (

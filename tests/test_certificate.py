@@ -416,7 +416,7 @@ class ClientTests(CertificateCase):
         servers = []
         factory = Factory.forProtocol(lambda: servers.append(Peer()) or servers[-1])
         options = self.options([each.pem for each in shown], [own.key_pem()], *client_ca)
-        network = Network(TLSFactory(options, False, factory, clock), clock)
+        network = Network(TLSFactory(options, factory, clock, id), clock)
         connected = wrapClientTLS(client, network, clock).connect(Factory.forProtocol(Peer))
         network.flush()
         return self.successResultOf(connected), servers[0]

@@ -1145,7 +1145,7 @@ class TLSTests(ClientCase):
     def listen(self, client_ca=True):
         """Have the server listen with TLS from now on."""
         creator = ServerTLS(*self.files, self.root if client_ca else None)
-        self.network.factory = TLSFactory(creator, False, self.server.factory, self.clock)
+        self.network.factory = TLSFactory(creator, self.server.factory, self.clock, self.server.factory.took)
 
     def client(self, *names, host=HOST, ca=None, secret=None):
         """Return a client that shows a certificate of these common names, if there are any."""

@@ -62,10 +62,11 @@ class PendingTests(LobbyCase):
         self.assertEqual(self.arrive(THERE, HERE, HERE), [])
         self.assertEqual(self.arrive(HERE, HERE, HERE), [2, 3, 4])
 
-    def test_unix_sockets_have_no_limit_of_their_own(self):
-        self.start(pending=6, pending_per_address=1, connections_per_address=1)
-        self.assertEqual(self.arrive(None, None, None), [])
+    def test_peers_of_unix_sockets_are_one_address_until_they_have_logged_in(self):
+        self.start(pending=6, pending_per_address=2, connections_per_address=1)
         self.enter(None, None, None)
+        self.assertEqual(self.arrive(HERE, None, None), [])
+        self.assertEqual(self.arrive(None), [5])
 
     def test_addresses_of_one_ipv6_network_are_one(self):
         self.start(pending_per_address=1)
@@ -241,9 +242,9 @@ class Rules:
 
     def make_room(self, address):
         leaving, limits = [], self.limits
-        while address is not None and self.at(address, pending=True):
+        while self.at(address, pending=True):
             crowded = len(self.at(address, pending=True)) >= limits.pending_per_address
-            most = limits.connections_per_address
+            most = 0 if address is None else limits.connections_per_address
             full = most > 0 and len(self.at(address, pending=False)) >= most
             if not crowded and not full:
                 break

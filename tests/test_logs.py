@@ -1,12 +1,16 @@
+import inspect
 import io
 import json
+import pkgutil
 import re
+from importlib import import_module
 from types import SimpleNamespace
 
 from twisted.logger import LogBeginner, Logger, LogLevel, LogPublisher
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
+import clockd
 from clockd import logs
 
 TIME = "2023-11-14T22:13:20.125Z"
@@ -155,6 +159,41 @@ class BeginningTests(SynchronousTestCase):
         before = self.stdio.stdout, self.stdio.stderr
         logs.begin_logging("text", self.stream)
         self.assertEqual((self.stdio.stdout, self.stdio.stderr), before)
+
+
+def is_ours(name):
+    return name.split(".")[0] == "clockd"
+
+
+class NamespaceTests(SynchronousTestCase):
+    """Who writes under which name; a plain logger takes that of the class of ours that inherits it."""
+
+    def test_a_logger_of_twisted_s_keeps_its_namespace_in_a_class_of_ours(self):
+        class Foreign:
+            _log = logs.TwistedLogger("twisted.somewhere")
+
+        class Ours(Foreign):
+            pass
+
+        self.assertEqual([o._log.namespace for o in (Foreign, Ours, Ours())], ["twisted.somewhere"] * 3)
+
+    def test_what_twisted_says_in_a_class_that_is_derived_from_its_own_is_not_said_by_us(self):
+        classes = {
+            each
+            for module in pkgutil.iter_modules(clockd.__path__, "clockd.")
+            for _, each in inspect.getmembers(import_module(module.name), inspect.isclass)
+            if is_ours(each.__module__)
+        }
+        inherited = [
+            (each, name)
+            for each in classes
+            for base in each.__mro__
+            if not is_ours(base.__module__)
+            for name, value in vars(base).items()
+            if isinstance(value, Logger)
+        ]
+        self.assertTrue(inherited, "nothing is looked at")
+        self.assertEqual([(each, name) for each, name in inherited if is_ours(getattr(each, name).namespace)], [])
 
 
 class FiniteNumberTests(SynchronousTestCase):

@@ -21,17 +21,28 @@ from twisted.internet import tcp, unix
 from twisted.internet.address import IPv4Address, UNIXAddress
 from twisted.internet.epollreactor import EPollReactor
 from twisted.internet.error import ConnectionAborted, ConnectionDone, ConnectionLost
-from twisted.internet.interfaces import IReactorFDSet, ITCPTransport
+from twisted.internet.interfaces import IFileDescriptorReceiver, IReactorFDSet, ITCPTransport
 from twisted.internet.posixbase import _DisconnectSelectableMixin
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.testing import MemoryReactorClock, StringTransport
 from twisted.logger import Logger
 from twisted.protocols.haproxy._wrapper import HAProxyWrappingFactory
 from twisted.protocols.policies import ProtocolWrapper, WrappingFactory
-from twisted.trial.unittest import SynchronousTestCase
+from twisted.python.failure import Failure
+from twisted.trial.unittest import SkipTest, SynchronousTestCase
+from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
-from clockd.transport import BACKLOG, TCPConnection, TLSFactory, UNIXConnection, is_private, outlet, prepare
+from clockd.transport import (
+    BACKLOG,
+    SO_PASSRIGHTS,
+    TCPConnection,
+    TLSFactory,
+    UNIXConnection,
+    is_private,
+    outlet,
+    prepare,
+)
 from clockd.values import Tally
 
 SOME = bytes(range(256))
@@ -288,6 +299,18 @@ class SendingTests(PairCase):
         pair.peer.send(SOME)
         pair.reactor.turn()
         self.assertEqual(pair.protocol.received, SOME)
+
+    def test_descriptors_that_are_passed_over_a_unix_socket_are_not_taken(self):
+        @implementer(IFileDescriptorReceiver)
+        class Receiver(Recorder):
+            def fileDescriptorReceived(self, descriptor):
+                raise AssertionError("it is taken")
+
+        pair = Pair(Receiver(), UNIXConnection)
+        self.addCleanup(pair.close)
+        socket.send_fds(pair.peer, [SOME], [pair.peer.fileno()])
+        pair.reactor.turn()
+        self.assertEqual((pair.protocol.received, self.flushLoggedErrors()), (SOME, []))
 
 
 class RealReactorTests(SynchronousTestCase):
@@ -566,6 +589,28 @@ class PortTests(PortCase):
         protocol.transport.write(SOME)
         self.assertEqual((peer.recv(1000), self.reactor.writers), (SOME, set()))
 
+    def test_nobody_passes_descriptors_to_a_unix_port_where_the_kernel_can_forbid_it(self):
+        port = self.unix_port()
+        try:
+            port.socket.getsockopt(socket.SOL_SOCKET, SO_PASSRIGHTS)
+        except OSError as error:
+            raise SkipTest("the kernel cannot") from error
+        prepare(port, 30.0)
+        peer = self.connect(port)
+        self.assertRaises(PermissionError, socket.send_fds, peer, [b"x"], [peer.fileno()])
+        peer.send(SOME)
+        self.reactor.turn()
+        self.assertEqual(self.factory.made[0].received, SOME)
+
+    def test_a_kernel_that_cannot_forbid_to_pass_descriptors_is_good_enough(self):
+        def setsockopt(*_):
+            raise OSError(errno.ENOPROTOOPT, "no such option")
+
+        port = unix.Port("nowhere", self.factory, reactor=self.reactor)
+        port.socket = SimpleNamespace(listen=lambda _: None, setsockopt=setsockopt)
+        prepare(port, 30.0)
+        self.assertIs(port.transport, UNIXConnection)
+
     def test_a_connection_over_tcp_gives_up_a_peer_that_is_lost_and_holds_no_small_segment_back(self):
         for lost_seconds, keepalive, user_timeout in ((30.0, 8, 30_000), (0.05, 1, 50), (86400.0, 8192, 86_400_000)):
             port = self.tcp_port()
@@ -648,9 +693,9 @@ class OutletTests(SynchronousTestCase):
         options = Chain().options()
         inner = Factory.forProtocol(Inner)
         for factory in (
-            TLSFactory(options, False, inner, Turning()),
+            TLSFactory(options, inner, Turning(), id),
             HAProxyWrappingFactory(inner),
-            HAProxyWrappingFactory(TLSFactory(options, False, inner, Turning())),
+            HAProxyWrappingFactory(TLSFactory(options, inner, Turning(), id)),
             WrappingFactory(WrappingFactory(inner)),
         ):
             protocol = factory.buildProtocol(None)
@@ -710,7 +755,7 @@ class PrivateTests(PortCase):
         self.factory.noisy = False
 
     def tls(self, factory):
-        return TLSFactory(Chain().options(), False, factory, self.reactor)
+        return TLSFactory(Chain().options(), factory, self.reactor, id)
 
     def accept(self, factory, interface):
         """Have a connection made over loopback to a port that is bound to an interface; return the peer's socket."""
@@ -782,7 +827,7 @@ class TLSTests(PortCase):
         self.port = self.tls_port(self.factory)
 
     def tls_port(self, factory):
-        port = self.tcp_port(TLSFactory(self.chain.options(), False, factory, self.clock))
+        port = self.tcp_port(TLSFactory(self.chain.options(), factory, self.clock, id))
         prepare(port, 30.0)
         return port
 
@@ -790,6 +835,7 @@ class TLSTests(PortCase):
         """Make a connection, with its handshake; return the peer's socket, its TLS and the server's protocol."""
         peer = self.connect(self.port)
         incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self.outgoing = outgoing
         tls = ssl.create_default_context(cadata=self.chain.root.pem.decode()).wrap_bio(
             incoming, outgoing, server_hostname=HOST
         )
@@ -838,6 +884,92 @@ class TLSTests(PortCase):
                 if len(arrived) >= written + 256:
                     break
         self.assertEqual((connection.unsent, arrived), (0, bytes(written) + SOME))
+
+    def slow(self):
+        """Have each piece take 0.6 ms, so that two of them are a turn; return the sizes of what was taken since."""
+        taken = []
+
+        def took(_):
+            taken.append(len(self.factory.made[-1].received))
+            self.clock.rightNow += 0.0006
+
+        self.factory.made[-1].transport.factory.took = took
+        return taken
+
+    def send(self, peer, tls, data):
+        """Send in records of 1 kB, as one segment."""
+        for at in range(0, len(data), 1000):
+            tls.write(data[at : at + 1000])
+        outgoing = self.outgoing.read()
+        peer.sendall(outgoing)
+        return outgoing
+
+    def test_what_a_peer_sends_is_taken_in_turns_and_all_of_it_in_its_order(self):
+        peer, tls, _, protocol = self.enter()
+        self.clock.rightNow = 0.0
+        taken = self.slow()
+        data = bytes(range(250)) * 80
+        sent = self.send(peer, tls, data)
+        self.reactor.turn()
+        self.assertEqual(len(taken), 2)
+        self.assertNotIn(protocol.transport.transport, self.reactor.readers)
+        self.assertEqual(len(self.clock.getDelayedCalls()), 1)
+        self.clock.advance(0)  # turn after turn
+        self.assertEqual((len(taken), self.clock.getDelayedCalls()), (-(-len(sent) // 2048), []))
+        self.assertIn(protocol.transport.transport, self.reactor.readers)
+        self.assertEqual(protocol.received, data)
+
+    def test_while_the_protocol_above_is_told_nothing_what_waits_goes_on_waiting(self):
+        peer, tls, _, protocol = self.enter()
+        self.clock.rightNow = 0.0
+        taken = self.slow()
+        data = bytes(range(250)) * 80
+        self.send(peer, tls, data)
+        self.reactor.turn()
+        protocol.transport.pauseProducing()
+        for _ in range(3):
+            self.clock.advance(0)
+        self.assertEqual(len(taken), 2)
+        self.assertNotIn(protocol.transport.transport, self.reactor.readers)
+        protocol.transport.resumeProducing()
+        while self.clock.getDelayedCalls():
+            self.clock.advance(0)
+        self.assertEqual(protocol.received, data)
+        self.assertIn(protocol.transport.transport, self.reactor.readers)
+
+    def test_one_that_pauses_while_it_is_told_something_is_told_the_rest_later(self):
+        peer, tls, _, protocol = self.enter()
+        protocol.transport.factory.took = lambda _: protocol.transport.pauseProducing()
+        data = bytes(range(250)) * 40
+        self.send(peer, tls, data)
+        self.reactor.turn()
+        self.assertLess(len(protocol.received), 2048)
+        for _ in range(10):
+            protocol.transport.resumeProducing()
+            self.clock.advance(0)
+        self.assertEqual(protocol.received, data)
+
+    def test_of_a_connection_that_has_ended_nothing_more_is_taken(self):
+        for end in ("abortConnection", "cut"):
+            peer, tls, _, protocol = self.enter()
+            self.clock.rightNow = 0.0
+            taken = self.slow()
+            self.send(peer, tls, bytes(20_000))
+            self.reactor.turn()
+            if end == "abortConnection":
+                protocol.transport.abortConnection()
+            else:
+                protocol.transport.transport.connectionLost(Failure(ConnectionLost()))
+            self.reactor.turn()
+            self.clock.advance(0)
+            self.assertEqual((len(taken), self.clock.getDelayedCalls()), (2, []))
+
+    def test_a_handshake_has_its_turns_too(self):
+        pieces = []
+        self.port = self.tcp_port(TLSFactory(self.chain.options(), self.factory, self.clock, pieces.append))
+        prepare(self.port, 30.0)
+        self.enter()
+        self.assertGreaterEqual(len(pieces), 2)
 
     def test_writing_before_the_handshake_waits_for_it(self):
         self.port = self.tls_port(Early(self.factory))

@@ -166,6 +166,32 @@ def test_what_is_no_request_leaves_no_trace(proxied):
             stranger.end()
 
 
+PIPELINES = {
+    "requests": b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n" * 2000,
+    "scrapes": b"GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n" * 200,
+    "chunks of a byte": b"POST /healthz HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n" + b"1\r\na\r\n" * 10_000,
+    "short lines": b"GET /healthz HTTP/1.1\r\nX: y\r\n" + b" \r\n" * 20_000,
+}
+
+
+def test_many_requests_at_once_hold_up_nobody(proxied):
+    with proxied.attacked(memory=30e6, cpu=5.0):
+        for data in PIPELINES.values():
+            strangers = [proxied.stranger(proxied.metrics_port) for _ in range(30)]
+            for stranger in strangers:
+                stranger.send(data)
+            for stranger in strangers:
+                stranger.end()
+
+
+def test_requests_for_the_head_alone_leave_no_trace_in_the_log(proxied):
+    with proxied.attacked(log=5 * 1000):
+        for path in (b"metrics", b"healthz", b"\x1b[31m") * 20:
+            stranger = proxied.stranger(proxied.metrics_port)
+            stranger.send(b"HEAD /" + path + b" HTTP/1.1\r\nHost: a\r\n\r\n")
+            assert stranger.end() == "closed"
+
+
 def test_a_request_s_body_is_not_kept(proxied):
     with proxied.attacked(memory=30e6, cpu=5.0):
         for head in (b"Content-Length: 50000000", b"Transfer-Encoding: chunked", b"Content-Length: 90000"):
