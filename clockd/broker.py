@@ -229,7 +229,7 @@ class ClockBroker(pb.Broker):
                 self.callExpressionReceived(expression)
                 if self._ended_for is not None:
                     return
-                if self.is_stuck:
+                if self.has_unsent(self._most_unsent()):
                     self.end("limit")
                     return
                 if seconds() >= until and decoder.pending:
@@ -266,11 +266,12 @@ class ClockBroker(pb.Broker):
         if rest is not None:
             self._log.info("no TLS with {address}: {words}{rest}", address=self._peer(), words=words, rest=rest)
 
-    @property
-    def is_stuck(self) -> bool:
-        """Whether more waits for the peer than may."""
-        most = UNSENT_BEFORE_LOGIN if self.mind is None else 2 * self.factory.limits.buffer_bytes
-        return self._outlet.unsent > most
+    def has_unsent(self, most: int) -> bool:
+        """Tell whether more bytes than so many wait for the peer, unless the connection is being closed."""
+        return self._ended_for is None and self._outlet.unsent > most
+
+    def _most_unsent(self) -> int:
+        return UNSENT_BEFORE_LOGIN if self.mind is None else 2 * self.factory.limits.buffer_bytes
 
     def _vocabulary(self) -> dict[int, bytes]:
         return self.incomingVocabulary if self.currentDialect == b"pb" else {}
@@ -586,7 +587,7 @@ class ClockServerFactory(pb.PBServerFactory):
 
     def took(self, broker: ClockBroker) -> None:
         """Look after a connection whose peer has sent what may be nothing to the broker; give way to what is due."""
-        if broker.is_stuck:
+        if broker.has_unsent(2 * self.limits.buffer_bytes):  # before the login, too: there may be a long handshake
             broker.end("limit")
         self.give_way()
 

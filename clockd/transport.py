@@ -207,28 +207,23 @@ class TLSConnection(TLSMemoryBIOProtocol):
         until = seconds() + SLICE_SECONDS
         waiting, at = self._waiting, 0
         self._waiting = b""
-        while at < len(waiting):
-            super().dataReceived(waiting[at : at + PIECE_BYTES])
-            at += PIECE_BYTES
-            self.factory.took(self.wrappedProtocol)
-            if self._lostTLSConnection or self._aborted:
-                return
-            if at < len(waiting) and (self._paused or seconds() >= until):
+        while at < len(waiting) and not (self._lostTLSConnection or self._aborted):
+            if at and (self._paused or seconds() >= until):
                 self._waiting = waiting[at:]
                 if not self._paused:
                     self.transport.pauseProducing()
-                    self._rest()
+                    self._resting = self.factory.clock.callLater(0, self._go_on)
                 return
-
-    def _rest(self) -> None:
-        self._resting = self.factory.clock.callLater(0, self._go_on)
+            super().dataReceived(waiting[at : at + PIECE_BYTES])
+            at += PIECE_BYTES
+            self.factory.took(self.wrappedProtocol)
 
     def _go_on(self) -> None:
         self._resting = None
-        if self._paused:
-            return
-        self.transport.resumeProducing()
-        self._take()
+        if not self._paused:
+            self._take()
+            if self._resting is None and not self._paused:
+                self.transport.resumeProducing()
 
     def pauseProducing(self) -> None:
         """Have the protocol above be told nothing more for now."""
@@ -238,9 +233,11 @@ class TLSConnection(TLSMemoryBIOProtocol):
     def resumeProducing(self) -> None:
         """Go on, with what waits here first."""
         self._paused = False
-        if self._waiting and self._resting is None:
-            self._rest()
-        elif self._resting is None:
+        if self._resting is not None:
+            return
+        if self._waiting:
+            self._resting = self.factory.clock.callLater(0, self._go_on)
+        else:
             self.transport.resumeProducing()
 
     def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]  # Twisted gives it a default
