@@ -293,7 +293,7 @@ def test_an_expression_over_the_limit_ends_its_client(server):
         for data in (
             b"\x01\x80" * 500_000,
             b"\x02\x80\x00\x81" * 250_000,
-            message(1, 99, b"x", *([0] * 2048)),
+            message(1, 99, b"x", *([0] * 2112)),
             prefix(640_000) + b"\x82" + bytes(BIG),
             b"\x02\x80" + (prefix(16_000) + b"\x82" + bytes(16_000)) * 2,
         ):
