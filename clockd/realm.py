@@ -124,7 +124,7 @@ class ClockAvatar(pb.Avatar):
             NotPermitted: The account may not read it.
             TooManySubscriptions: The connection has all it may have.
         """
-        if feed == NOTICES:
+        if isinstance(feed, str) and feed == NOTICES:  # a reference cannot be compared
             self._sink.take_notices()
             return 0.0
         subscription = self._find(feed)
@@ -139,7 +139,7 @@ class ClockAvatar(pb.Avatar):
 
     def perspective_unsubscribe(self, feed: object) -> None:
         """Have a feed pushed no more; nothing, if it is not."""
-        if feed == NOTICES:
+        if isinstance(feed, str) and feed == NOTICES:  # a reference cannot be compared
             self._sink.take_notices(False)
         subscription = self.subscriptions.pop(feed, None) if isinstance(feed, str) else None
         if subscription is not None:

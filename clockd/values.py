@@ -325,7 +325,7 @@ def is_period(period: object) -> TypeGuard[float]:
 
 def is_deadband(deadband: object) -> TypeGuard[float]:
     """Tell whether `deadband` is a finite number >= 0, and no bool."""
-    return (deadband == 0 and type(deadband) in {int, float}) or is_period(deadband)
+    return (type(deadband) in {int, float} and deadband == 0) or is_period(deadband)
 
 
 def address_key(address: str) -> str:

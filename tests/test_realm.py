@@ -742,3 +742,24 @@ class LogoutTests(FeedsCase):
         self.assertEqual(
             {event["log_format"].split(" ")[0] for event in self.logs if event["log_level"].name != "info"}, set()
         )
+
+
+class ReferenceTests(RigCase):
+    def test_a_reference_in_place_of_a_name_is_refused(self):
+        peer = self.rig().peer().enter(Mind())
+        for call in ("subscribe", "publish"):
+            self.assert_failed(peer.ask(peer.perspective, call, Mind(), 1), "UnknownFeed")
+        self.assertIsNone(peer.ask(peer.perspective, "unsubscribe", Mind()))
+        self.assert_failed(peer.ask(peer.perspective, "setperiod", Mind()), "InvalidPeriod")
+
+    def test_a_reference_in_place_of_a_number_is_refused(self):
+        rig = self.rig(feeds=push_feeds({"load": Rights(publish=("*",))}))
+        peer = rig.peer().enter(Mind())
+        for arguments, name in (
+            (("subscribe", "load", Mind()), "InvalidPeriod"),
+            (("subscribe", "load", 1, Mind()), "InvalidValue"),
+            (("publish", "load", Mind()), "InvalidValue"),
+            (("publish", "load", 1, Mind()), "InvalidValue"),
+        ):
+            self.assert_failed(peer.ask(peer.perspective, *arguments), name)
+        self.assertEqual(self.flushLoggedErrors(), [])
