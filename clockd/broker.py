@@ -29,11 +29,11 @@ from clockd.errors import InvalidValue, NotPermitted, TooManyConnections
 from clockd.interfaces import ISession
 from clockd.lobby import Lobby
 from clockd.login import ILogin, Login, new_login
-from clockd.logs import Quota
+from clockd.logs import Quota, printable
 from clockd.mind import RemoteMind
 from clockd.schedule import Schedule
 from clockd.throttle import Throttle
-from clockd.transport import Outlet, WrappedOutlet, is_private, outlet
+from clockd.transport import SLICE_SECONDS, Outlet, WrappedOutlet, is_private, outlet
 from clockd.users import BYTES
 from clockd.values import Limits, Tally
 from clockd.wire import PushTemplate, SampleEncoder
@@ -64,9 +64,6 @@ A value of four levels takes 12, and one of 4096 bytes up to 2048 items; 64 are 
 
 MESSAGES_BEFORE_LOGIN = 32
 """A stock client sends four, and two more for each further try."""
-
-SLICE_SECONDS = 0.001
-"""So long a connection's messages are served before others have their turn."""
 
 REQUEST_BITS = 30
 """Bits of a request's number that are by chance; with the one before them it is as long as PB's short integers."""
@@ -498,7 +495,6 @@ class ClockServerFactory(pb.PBServerFactory):
     ) -> None:
         super().__init__(self)
         self.portal = portal
-        self.schedule = schedule
         self.limits = limits
         self.tally = tally
         self.clock = clock
@@ -611,11 +607,6 @@ def printable_address(address: IAddress) -> str:
     """
     host, port = getattr(address, "host", None), getattr(address, "port", None)
     if host is None:
-        return _word(os.fsdecode(getattr(address, "name", None) or "a local socket"))
-    host = _word(host)
+        return printable(os.fsdecode(getattr(address, "name", None) or "a local socket"), ADDRESS_LETTERS)
+    host = printable(host, ADDRESS_LETTERS)
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
-
-def _word(text: str) -> str:
-    escaped = (char if char.isprintable() else ascii(char)[1:-1] for char in text[:ADDRESS_LETTERS])
-    return "".join(escaped)[:ADDRESS_LETTERS]

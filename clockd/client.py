@@ -63,6 +63,7 @@ from clockd.errors import (
     UnknownFeed,
     WrongCredentials,
 )
+from clockd.feeds import moment_of
 from clockd.values import FEED_NAME, Reading, is_deadband, is_period
 from clockd.wire import ValueEncoder
 
@@ -466,7 +467,7 @@ class ClockClient:
 
     async def _publish(self, feed: str, value: object, stamp: float | None) -> int:
         self._check_value(value)
-        number = await self._call("publish", _name(feed), _Copy(value), None if stamp is None else _moment(stamp))
+        number = await self._call("publish", _name(feed), _Copy(value), None if stamp is None else moment_of(stamp))
         if type(number) is not int or number < 1:
             raise ServerFault("the server answered with what is no number of a sample")
         return number
@@ -770,12 +771,6 @@ def _period_on_wire(period: object) -> float:
     if not is_period(period):
         raise InvalidPeriod("a period is a finite number of seconds greater than 0")
     return float(min(period, sys.float_info.max))  # an int may be more than PB can send
-
-
-def _moment(stamp: object) -> float:
-    if type(stamp) not in {int, float} or not -sys.float_info.max <= stamp <= sys.float_info.max:  # type: ignore[operator]  # it is a number
-        raise InvalidValue("a stamp is a finite number of Unix seconds")
-    return float(stamp)  # type: ignore[arg-type]  # as above
 
 
 def _unsubscribe(perspective: Any, feed: str) -> None:

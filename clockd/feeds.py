@@ -70,13 +70,14 @@ class LatestFeed:
             InvalidValue: The value, or the stamp, is something else. The latest sample stays.
         """
         encoded = self._encode(value)
-        moment = self._now() if stamp is None else _moment(stamp)
+        now = self._now()
+        moment = now if stamp is None else moment_of(stamp)
         self._sequence += 1
         if self._latest is None or encoded != self._latest.encoded:
             self._version += 1
         self._latest = Published(self.name, self._sequence, moment, value, encoded, self._version)
         self._counts.updates += 1
-        self._counts.updated = self._now()
+        self._counts.updated = now
         return self._sequence
 
 
@@ -167,8 +168,12 @@ def _allows(names: tuple[str, ...], account: str) -> bool:
     return EVERYBODY in names or account in names
 
 
-def _moment(stamp: object) -> float:
-    """Return a stamp as a float."""
+def moment_of(stamp: object) -> float:
+    """Return a stamp that a source gives, in Unix seconds.
+
+    Raises:
+        InvalidValue: It is no finite number.
+    """
     if type(stamp) in {int, float}:
         try:
             moment = float(stamp)  # type: ignore[arg-type]  # it is a number

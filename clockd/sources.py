@@ -11,7 +11,7 @@ from clockd.config import AnyFeed, ClockdFeed, HostFeed, PrometheusFeed, PushFee
 from clockd.feeds import ClockFeed, FeedTable, LatestFeed, SampledFeed
 from clockd.host import HostMeter
 from clockd.interfaces import IFeed
-from clockd.logs import Quota
+from clockd.logs import Quota, printable
 from clockd.plugin import LoneThread, PluginSource, find_plugin
 from clockd.pulse import Pulse
 from clockd.scrape import Exporter, InThread, Scraper, endpoint_for
@@ -41,8 +41,8 @@ class Reports:
         self._tally.feed(feed).errors += 1
         rest = self._quota.take(feed)
         if rest is not None:
-            words = str(error) or type(error).__name__
-            self._log.warn("no new sample of {feed}: {error}{rest}", feed=feed, error=_printable(words), rest=rest)
+            words = printable(str(error) or type(error).__name__, REASON_LETTERS)
+            self._log.warn("no new sample of {feed}: {error}{rest}", feed=feed, error=words, rest=rest)
 
 
 def make_feeds(
@@ -125,8 +125,3 @@ class _Maker:
             )
         )
         return feed
-
-
-def _printable(text: str) -> str:
-    escaped = (char if char.isprintable() else ascii(char)[1:-1] for char in text[:REASON_LETTERS])
-    return "".join(escaped)[:REASON_LETTERS]

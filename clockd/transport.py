@@ -179,7 +179,7 @@ PIECE_BYTES = 2048
 """So much is given to OpenSSL at a time."""
 
 SLICE_SECONDS = 0.001
-"""So long a connection is served before others have their turn."""
+"""So long what a connection sent is taken, here and by the broker, before others have their turn."""
 
 
 class TLSConnection(TLSMemoryBIOProtocol):

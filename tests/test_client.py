@@ -894,7 +894,8 @@ class FeedReconnectionTests(FeedCase):
         self.assertEqual((self.subscribed(), self.server.tally.authenticated), ({"time"}, 1))
         self.failureResultOf(self.ask(anext(bad)), UnknownFeed)
 
-    def test_no_answer_to_a_subscription_is_no_session_and_is_tried_again(self):
+    def subscribing_again(self):
+        """Stop where a new connection has subscribed to the feeds of the last; return client, samples and wire."""
         client = self.entered()
         self.latest["load"].publish(1)
         samples = client.samples("load")
@@ -904,6 +905,10 @@ class FeedReconnectionTests(FeedCase):
         wire = self.network.wires[-1]
         while not self.server.tally.feeds["load"].subscriptions:
             wire.pump()
+        return client, samples, wire
+
+    def test_no_answer_to_a_subscription_is_no_session_and_is_tried_again(self):
+        _, samples, wire = self.subscribing_again()
         wire.frozen = True
         self.network.advance(TIMEOUT + 4, 0.5)
         wire.frozen = False
@@ -911,15 +916,7 @@ class FeedReconnectionTests(FeedCase):
         self.assertEqual(self.values(samples), [1])
 
     def test_closing_while_feeds_are_subscribed_again_leaves_nothing(self):
-        client = self.entered()
-        self.latest["load"].publish(1)
-        samples = client.samples("load")
-        self.values(samples)
-        self.lose()
-        self.clock.advance(1.5)
-        wire = self.network.wires[-1]
-        while not self.server.tally.feeds["load"].subscriptions:
-            wire.pump()
+        client, *_ = self.subscribing_again()
         self.successResultOf(self.leave(client))
         self.assertEqual((self.subscribed(), self.clock.getDelayedCalls()), (set(), []))
 

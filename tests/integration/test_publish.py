@@ -36,6 +36,11 @@ def started(folder, config=CONFIG, **ports):
     return Server(folder, "--config", str(folder / "clockd.toml"), **ports)
 
 
+def started_again(folder, first):
+    """Start a server in the place of one that has ended."""
+    return started(folder, port=first.port, metrics=int(first.metrics.rpartition(":")[2]))
+
+
 @pytest.fixture
 def server(tmp_path):
     """A server with feeds; alice may publish to most of them."""
@@ -288,7 +293,7 @@ def test_a_server_that_comes_back_is_published_to_again(tmp_path):
     pipe.write("1\n")
     assert watched(first, "load")["value"] == 1
     first.stop()
-    second = started(tmp_path, port=first.port, metrics=int(first.metrics.rpartition(":")[2]))
+    second = started_again(tmp_path, first)
     second.secret, second.secret_file = first.secret, first.secret_file
     pipe.write("2\n3\n")
     assert eventually(lambda: watched(second, "load")["value"] == 3)
@@ -305,7 +310,7 @@ def test_an_account_that_is_removed_ends_the_pipe(tmp_path):
     assert watched(first, "load")["value"] == 1
     first.stop()
     clockd("user", "remove", "alice", "--users", str(first.users))
-    second = started(tmp_path, port=first.port, metrics=int(first.metrics.rpartition(":")[2]))
+    second = started_again(tmp_path, first)
     pipe.write("2\n")
     assert pipe.process.wait(SECONDS) == 1
     code, out, err = pipe.ended()
