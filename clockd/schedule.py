@@ -5,13 +5,16 @@ be, so that one firing does not hold the reactor for long; and over no more phas
 wake-up costs too. A phase fires at whole multiples of its period after its first moment, so nothing drifts; whole
 periods that the reactor slept through are counted, not made up for.
 
+Members of one key, a client, share a phase and are called in a row, so that what they send can go out as one.
+
 Joining, leaving and changing cost the same however many members there are. Times are seconds of a monotonic clock.
 """
 
 import heapq
 import math
+from collections import deque
 from collections.abc import Callable, Hashable, Iterator
-from itertools import count
+from itertools import chain, count
 from typing import Any
 
 from twisted.application.internet import TimerService
@@ -59,7 +62,7 @@ class Schedule:
         self._calls: Iterator[None] | None = None  # what is left of the calls that are due
         self._gone: list[Membership] = []  # who left meanwhile
         self._firing = False
-        self._finishing: list[tuple[float, Callable[[], int]]] = []  # when it was due, and what makes it done
+        self._finishing: deque[tuple[float, Callable[[], int]]] = deque()  # when it was due, and what makes it done
         self._wake_up: IDelayedCall | None = None
         self._wake_at = 0.0
 
@@ -70,7 +73,7 @@ class Schedule:
 
         Args:
             period: Seconds, finite and > 0.
-            key: Members of one key and one period are called in the same firing.
+            key: Members of one key and one period are called one after another, in the same firing.
             call: It may look at `due` and `missed`. Members who share it share its place in the processor's caches.
             failed: Called while an exception that `call` raised is being handled.
         """
@@ -99,7 +102,9 @@ class Schedule:
             self._wake()
 
     def finish_soon(self, finish: Callable[[], int]) -> bool:
-        """Have something done once the calls have been made that are due now, or before others have their turn.
+        """Have something done soon after the calls of the same key have been made that are due now.
+
+        That is after `CALLS_BETWEEN_LOOKS` more at the latest, and before others have their turn.
 
         Args:
             finish: Does it, and returns for how many calls; these count as late as it is.
@@ -151,6 +156,7 @@ class Schedule:
             self._calls = self._fire()
         self._firing = True
         for _ in self._calls:
+            self._finish(but=1)  # of that one's key there may be more calls
             if self.clock.seconds() - started >= FIRING_SECONDS:
                 self._wake_by(started)
                 break
@@ -159,17 +165,18 @@ class Schedule:
             if self._firings:
                 self._wake_by(self._firings[0][0])
         self._firing = False
-        self._finish()
+        self._finish(but=0)
 
-    def _finish(self) -> None:
-        for due, finish in self._finishing:
+    def _finish(self, but: int) -> None:
+        """Finish what was begun, all but so many of the last."""
+        while len(self._finishing) > but:
+            due, finish = self._finishing.popleft()
             try:
                 made = finish()
             except Exception:  # noqa: BLE001  # as for a call
                 self._log.failure("what the calls of a timer had begun could not be done")
             else:
                 self._lateness.observe(self.clock.seconds() - due, made)
-        self._finishing.clear()
 
     def _fire(self) -> Iterator[None]:
         """Make all calls that are due; what iterates may stop at any step and go on later."""
@@ -187,6 +194,7 @@ class Schedule:
             due += missed * period
             phase.due = due + period
             heapq.heapreplace(self._firings, (phase.due, serial, phase))
+            phase.sort()
             calls, keys = phase.calls, phase.keys
             phase.left, phase.punctual = phase.punctual, len(phase.members)
             while phase.left:
@@ -213,15 +221,14 @@ class Schedule:
         next(member for member in (*phase.members, *self._gone) if member.call is call and member.key is key).failed()
 
     def _rearrange(self, phase: "_Phase") -> None:
-        """Move those who asked for another period, and all others if the cohort can do without the phase."""
+        """Move those who asked for another period, and those who are to be in another phase."""
         for member, period in list(phase.movers.items()):
             member.move(period)
-        if phase.members and phase.cohort.can_do_without(phase):
-            members = phase.members.copy()
-            for member in members:
-                self.exit(member)
-            for member in members:
-                self.enter(member, phase.cohort.period)
+        members = phase.surplus()
+        for member in members:
+            self.exit(member)
+        for member in members:
+            self.enter(member, phase.cohort.period)
 
 
 class Membership:
@@ -293,9 +300,23 @@ class _Phase:
         punctual: So many of the first members have a part in the next firing; those behind joined when it was late
             already.
         movers: Members who will change after this firing or the next, and to which period.
+        shared: Whether some have one key, or had.
+        mixed: Whether those of one key may not lie side by side.
     """
 
-    __slots__ = ("calls", "cohort", "due", "keys", "left", "members", "movers", "number", "punctual")
+    __slots__ = (
+        "calls",
+        "cohort",
+        "due",
+        "keys",
+        "left",
+        "members",
+        "mixed",
+        "movers",
+        "number",
+        "punctual",
+        "shared",
+    )
 
     def __init__(self, cohort: "_Cohort", number: int, due: float) -> None:
         self.cohort = cohort
@@ -307,9 +328,12 @@ class _Phase:
         self.left = 0
         self.punctual = 0
         self.movers: dict[Membership, float] = {}
+        self.shared = False
+        self.mixed = False
 
     def add(self, membership: Membership, now: float) -> None:
         """Seat a membership."""
+        self.mixed = self.shared
         membership.phase = self
         membership.index = len(self.members)
         self.members.append(membership)
@@ -333,7 +357,23 @@ class _Phase:
         for each in (self.members, self.calls, self.keys):
             del each[-1]
         self.movers.pop(membership, None)
+        self.mixed = self.shared
         membership.phase = None
+
+    def sort(self) -> None:
+        """Lay those of one key side by side, of all who have a part in the next firing."""
+        if self.mixed:
+            self.mixed = False
+            for index, member in enumerate(_by_key(self.members[: self.punctual])):
+                self._put(member, index)
+
+    def surplus(self) -> list[Membership]:
+        """Return who is to be in other phases: all, if the cohort can do without this one, or what is far too many."""
+        if self.cohort.can_do_without(self):
+            return self.members.copy()
+        if len(self.members) > 2 * PHASE_MEMBERS:
+            return _by_key(self.members)[PHASE_MEMBERS:]  # where some of a key stay, the others of it come back
+        return []
 
     def _move_up(self, index: int, hole: int) -> int:
         """Fill a hole from another place, and return where the hole is now."""
@@ -344,6 +384,13 @@ class _Phase:
     def _put(self, membership: Membership, index: int) -> None:
         self.members[index], self.calls[index], self.keys[index] = membership, membership.call, membership.key
         membership.index = index
+
+
+def _by_key(members: list[Membership]) -> list[Membership]:
+    by_key: dict[Hashable, list[Membership]] = {}
+    for member in members:
+        by_key.setdefault(member.key, []).append(member)
+    return list(chain.from_iterable(by_key.values()))
 
 
 class _Cohort:
@@ -372,6 +419,7 @@ class _Cohort:
         """Put a membership into the phase of its key, or one that has room, or a new one."""
         phase, others = self._seats.get(membership.key) or (next(iter(self._roomy), None) or self._new_phase(now), 0)
         self._seats[membership.key] = phase, others + 1
+        phase.shared = phase.shared or others > 0
         phase.add(membership, now)
         if len(phase.members) == PHASE_MEMBERS:
             del self._roomy[phase]

@@ -1027,6 +1027,58 @@ class GivingWayTests(ScheduleTestCase):
         self.assertEqual([[call.due for call in member.calls] for member in late], [[0.5, 1.0, 2.0]] * 40)
 
 
+class KeyTests(ScheduleTestCase):
+    def order(self, members):
+        """Return the keys in the order in which they are called in a period, each as often as it comes in a row."""
+        called = []
+        for member, key in members:
+            member.during = partial(called.append, key)
+        self.clock.run(1.0)
+        self.assertEqual(Counter(called), Counter(key for _, key in members))
+        return [(key, len(list(calls))) for key, calls in itertools.groupby(called)]
+
+    def test_those_of_one_key_are_called_one_after_another_in_whatever_order_they_joined(self):
+        members = [(self.join(1.0, key), key) for _ in range(5) for key in "abc"]
+        self.assertEqual(sorted(self.order(members)), [("a", 5), ("b", 5), ("c", 5)])
+
+    def test_they_are_after_some_have_left_and_some_joined_in_between(self):
+        members = [(self.join(1.0, key), key) for key in "aabbccdd"]
+        for leaving in (0, 3, 4):
+            members.pop(leaving)[0].leave()
+        self.assertEqual(len(self.order(members)), len({key for _, key in members}))
+        members[1][0].during = lambda: members.append((self.join(1.0, members[-1][1]), members[-1][1]))
+        self.clock.run(1.0)
+        members.append((self.join(1.0, "e"), "e"))
+        members.append((self.join(1.0, members[0][1]), members[0][1]))
+        self.assertEqual(len(self.order(members)), len({key for _, key in members}))
+
+    def test_who_joins_late_is_left_out_though_others_of_the_key_are_called(self):
+        members = [self.join(1.0, key) for _ in range(3) for key in "ab"]
+        self.clock.sleep(1.5)
+        late = self.join(1.0, "a")
+        self.clock.advance(0)
+        self.assertEqual(([len(member.calls) for member in members], late.calls), ([1] * 6, []))
+        self.clock.run(1.0)
+        self.assertEqual(({len(member.calls) for member in members}, len(late.calls)), ({2}, 1))
+
+    def test_a_phase_that_many_of_the_same_keys_made_too_large_is_spread(self):
+        keys = range(FULL)
+        members = [(self.join(1.0, key), key) for _ in range(10) for key in keys]
+        self.assertEqual(list(self.phases([member for member, _ in members]).values()), [10 * FULL])
+        self.clock.run(2.0)
+        sizes = self.phases([member for member, _ in members])
+        self.assertGreaterEqual(len(sizes), 5)
+        self.assertLessEqual(max(sizes.values()), 2 * FULL)
+        for key in keys:
+            self.assertEqual(len({member.moments[0] for member, its_key in members if its_key == key}), 1)
+        self.assertEqual(self.phases([member for member, _ in members]), sizes)
+
+    def test_one_key_is_never_spread(self):
+        members = self.join_many(3 * FULL, key="crowd") + self.join_many(10)
+        self.clock.run(3.0)
+        self.assertEqual(sorted(self.phases(members).values()), [10, 3 * FULL])
+
+
 class FinishingTests(ScheduleTestCase):
     def setUp(self):
         super().setUp()
@@ -1065,17 +1117,40 @@ class FinishingTests(ScheduleTestCase):
         self.clock.run(2.0)
         self.assertEqual(promises, [False, False])
 
-    def test_all_that_is_due_is_called_first_and_each_is_finished_once_in_the_order_they_began(self):
+    def test_each_is_finished_once_in_the_order_they_began_and_a_few_calls_later_at_most(self):
+        called = []
+        members = self.join_many(4 * CALLS_BETWEEN_LOOKS)
+        for name, member in enumerate(members):
+            member.during = lambda name=name: (called.append(name), self.begin((name, len(called)))())
+        began = []
+        for member in members:
+            during = member.during
+            member.during = lambda during=during: (during(), began.append(len(self.finished)))
+        self.clock.advance(1.0)
+        self.assertEqual([name for (name, _), _ in self.finished], called)
+        self.assertLessEqual(max(at - finished for at, finished in enumerate(began)), CALLS_BETWEEN_LOOKS + 1)
+        self.clock.advance(0)
+        self.assertEqual(len(self.finished), len(members))
+
+    def test_it_is_finished_when_all_of_its_key_have_been_called(self):
+        keys = ["a", "b", "c"]
+        calls, begun = Counter(), set()
+
+        def during(key):
+            calls[key] += 1
+            if key not in begun:
+                begun.add(key)
+                self.begin(key, then=lambda: (begun.remove(key), seen.append(calls[key])))()
+
         seen = []
-        for name, period in enumerate((0.5, 1.0, 0.25)):
-            self.join(period, during=self.begin(name, then=lambda: seen.append([len(m.calls) for m in members])))
-        members = self.join_many(40)
-        self.clock.sleep(1.0)
-        self.clock.advance(0)
-        self.assertEqual(sorted(self.names()), [0, 1, 2])
-        self.assertEqual(seen, [[1] * 40] * 3)
-        self.clock.advance(0)
-        self.assertEqual(len(self.finished), 3)
+        members = [self.join(1.0, key, during=partial(during, key)) for _ in range(50) for key in keys]
+        for _ in range(2):
+            self.clock.advance(1.0)
+        members.pop(70).leave()
+        self.clock.advance(1.0)
+        self.assertEqual(
+            (sorted(self.names()), sorted(seen)), (sorted(3 * keys), [*[50] * 3, *[100] * 3, 149, 150, 150])
+        )
 
     def test_calls_that_give_way_are_finished_before_others_have_their_turn(self):
         members = self.join_many(FULL)
