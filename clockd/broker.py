@@ -183,11 +183,11 @@ class ClockBroker(pb.Broker):
                 factory.throttle,
                 factory.clock.seconds,
                 lambda: self.address,
-                self._peer,
+                self.peer,
                 factory.tally,
                 factory.quota,
                 self._do_soon,
-                self._close,
+                self.close,
             )
         )
         factory.opened(self)
@@ -251,7 +251,7 @@ class ClockBroker(pb.Broker):
         if rest is not None:
             self._log.info(
                 "closed {address}: not Perspective Broker as we speak it ({kind}){rest}",
-                address=self._peer(),
+                address=self.peer(),
                 kind=type(error).__name__,
                 rest=rest,
             )
@@ -261,7 +261,7 @@ class ClockBroker(pb.Broker):
         """Say what TLS ended the connection for, if it was TLS; mostly its handshake."""
         rest = None if words is None else self.factory.quota.take("tls")
         if rest is not None:
-            self._log.info("no TLS with {address}: {words}{rest}", address=self._peer(), words=words, rest=rest)
+            self._log.info("no TLS with {address}: {words}{rest}", address=self.peer(), words=words, rest=rest)
 
     def has_unsent(self, most: int) -> bool:
         """Tell whether more bytes than so many wait for the peer, unless the connection is being closed."""
@@ -426,7 +426,7 @@ class ClockBroker(pb.Broker):
         super().proto_decref(objectID)
         if self._perspective is not None and self._perspective.processUniqueID() not in self.luids:
             self.login.left("client")
-            self._close("client")
+            self.close("client")
 
     def proto_didNotUnderstand(self, command: object) -> None:
         """Take note; stock PB would log what the peer sent."""
@@ -436,10 +436,11 @@ class ClockBroker(pb.Broker):
             raise pb.ProtocolError("an answer to no question")
         self.mind.heard(error)
 
-    def _peer(self) -> str:
+    def peer(self) -> str:
+        """Return where the peer is, printable."""
         return printable_address(self.transport.getPeer())
 
-    def _close(self, reason: str) -> None:
+    def close(self, reason: str) -> None:
         """Close once all is written, or at once if the peer does not read it."""
         if self._ended_for is None:
             self._ended_for = reason

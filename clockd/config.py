@@ -10,13 +10,13 @@ import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any, Literal, get_args
 
 import msgspec
 from msgspec import Meta, Struct
 
 from clockd.errors import Misconfigured
-from clockd.values import EVERYBODY, FEED_NAME, MOST_FEEDS, NOTICES, OTHER, Limits, Seconds
+from clockd.values import EVERYBODY, FEED_NAME, MAX_SECONDS, MOST_FEEDS, NOTICES, OTHER, Limits, Seconds
 
 Endpoint = Annotated[str, Meta(min_length=1)]
 
@@ -28,9 +28,13 @@ class Server(Struct, frozen=True, forbid_unknown_fields=True):
 
     Attributes:
         listen: Twisted endpoint strings for Perspective Broker, in clear: `tcp:`, `unix:`.
+        state: SQLite file with what outlives connections; empty to keep it in memory only.
+        drain: As long may clients take to leave when the server stops, in seconds.
     """
 
     listen: Annotated[tuple[Endpoint, ...], Meta(min_length=1)] = ("tcp:8787:interface=127.0.0.1",)
+    state: str = "clockd.sqlite"
+    drain: Annotated[float, Meta(ge=0, le=MAX_SECONDS)] = 5.0
 
 
 class Tls(Struct, frozen=True, forbid_unknown_fields=True):
@@ -66,6 +70,19 @@ class Auth(Struct, frozen=True, forbid_unknown_fields=True):
     anonymous: bool = False
 
 
+class Avatars(Struct, frozen=True, forbid_unknown_fields=True):
+    """The section `[avatars]`.
+
+    Attributes:
+        sharing: Whether an avatar belongs to one connection or to all of an account.
+        when_full: What becomes of one more connection than `limits.connections_per_account`: `reject` refuses it,
+            `replace` closes the oldest for it, `ping` closes the oldest if that does not answer, and else refuses it.
+    """
+
+    sharing: Literal["connection", "account"] = "connection"
+    when_full: Literal["reject", "replace", "ping"] = "reject"
+
+
 class Metrics(Struct, frozen=True, forbid_unknown_fields=True):
     """The section `[metrics]`.
 
@@ -94,9 +111,11 @@ class PushFeed(Feed, frozen=True, kw_only=True, tag="push"):
 
     Attributes:
         publish: Accounts that may; `*` for all.
+        retain: Whether the newest sample is kept over a restart.
     """
 
     publish: Accounts = ()
+    retain: bool = False
 
 
 class HostFeed(Feed, frozen=True, kw_only=True, tag="host"):
@@ -156,6 +175,7 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True):
         tls: Where it listens with TLS.
         auth: Who may log in.
         limits: What peers may ask for.
+        avatars: Who shares one.
         metrics: Where Prometheus scrapes.
         feeds: What can be subscribed to beside the time, by name.
     """
@@ -164,6 +184,7 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True):
     tls: Tls = Tls()
     auth: Auth = Auth()
     limits: Limits = Limits()
+    avatars: Avatars = Avatars()
     metrics: Metrics = Metrics()
     feeds: Annotated[dict[str, AnyFeed], Meta(max_length=MOST_FEEDS - 1)] = {}  # and the time
 

@@ -6,9 +6,10 @@ Rules of this module: an interface is documented here in full; what implements i
 from collections.abc import Callable, Mapping, Sequence
 
 from twisted.cred.credentials import ICredentials
+from twisted.internet.defer import Deferred
 from zope.interface import Attribute, Interface
 
-from clockd.values import Sample
+from clockd.values import Remembered, Retained, Sample
 
 
 class IFeed(Interface):
@@ -24,15 +25,24 @@ class IFeed(Interface):
 
 
 class ISink(Interface):
-    """The server's view of one client's mind: what takes pushes."""
+    """What takes pushes: one client, or several."""
 
     def push(sample: Sample) -> bool:
         """Send a sample, now or not at all.
 
         Returns:
-            False if it was skipped: the sink remembers that this feed is owed, and pulls the feed's newest sample
+            False if it was skipped: a client remembers that this feed is owed, and pulls the feed's newest sample
             when its window opens.
         """
+
+
+class IClient(ISink):
+    """The server's view of one client's mind."""
+
+    address: str = Attribute("Where it is, printable.")
+    pushes: int = Attribute("Pushes written.")
+    skipped: int = Attribute("Pushes that were due and not written, because it was too slow.")
+    acknowledgement: float | None = Attribute("How long its latest answer to a push took, in seconds.")
 
     def pull_from(pull: Callable[[str], Sample | None]) -> None:
         """Have `pull` asked for the newest sample of a feed that is owed; None means that nothing is owed any more."""
@@ -42,6 +52,39 @@ class ISink(Interface):
 
     def notify(notice: Mapping[str, object]) -> None:
         """Tell the client something of its connection, at once; as `NOTICES` and nobody's sample."""
+
+    def ping() -> Deferred[None]:
+        """Ask for a sign of life, if no other question is open; fires at the next answer, if there is one."""
+
+    def close(reason: str) -> None:
+        """Close the connection once all is written, for one of `CLOSE_REASONS`."""
+
+
+class IAccountStore(Interface):
+    """What outlives connections: kept in memory, and written behind where it can be."""
+
+    trouble: str | None = Attribute("What keeps it from writing, as a sentence; None if nothing.")
+
+    def open() -> Deferred[None]:
+        """Read everything; never fails: where it cannot, `trouble` says why, and what there is is kept in memory."""
+
+    def account(name: str) -> Remembered:
+        """Return what is kept of an account."""
+
+    def remember(name: str, what: Remembered) -> None:
+        """Keep this of an account."""
+
+    def sample(feed: str) -> Retained | None:
+        """Return the sample that is kept of a feed."""
+
+    def retain(feed: str, sample: Retained) -> None:
+        """Keep a sample of a feed."""
+
+    def save() -> Deferred[None]:
+        """Write what is to be written now; never fails."""
+
+    def close() -> Deferred[None]:
+        """Save, then close; idempotent."""
 
 
 class IPeerCertificate(ICredentials):

@@ -9,10 +9,11 @@ from collections.abc import Callable, Mapping
 from itertools import count
 from typing import Protocol
 
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from zope.interface import implementer
 
-from clockd.interfaces import ISink
+from clockd.interfaces import IClient
 from clockd.transport import Outlet, WrappedOutlet
 from clockd.values import NOTICES, Limits, Sample, Tally
 from clockd.window import HOLD, PUSHES_BETWEEN_ASKS, SEND, AckWindow
@@ -25,11 +26,17 @@ class Connection(Protocol):
     def new_request(self) -> int:
         """Return a number for a request that wants an answer."""
 
+    def peer(self) -> str:
+        """Return where the client is, printable."""
+
     def owe(self) -> None:
         """Note that a push was skipped because too much is unsent."""
 
     def probe(self, request: int) -> None:
         """Send a request that every client answers."""
+
+    def close(self, reason: str) -> None:
+        """Close the connection once all is written, for one of `CLOSE_REASONS`."""
 
     def end(self, reason: str) -> None:
         """Close the connection at once, for one of `CLOSE_REASONS`."""
@@ -47,10 +54,11 @@ class _Touched:
         "_tally",
         "_template",
         "_unasked",
+        "pushes",
     )
 
 
-@implementer(ISink)
+@implementer(IClient)
 class RemoteMind(_Touched):
     """Pushes to a client one-way, and now and then asks for an answer.
 
@@ -68,6 +76,9 @@ class RemoteMind(_Touched):
         finish_soon: As `Schedule.finish_soon`; has gathered samples sent.
 
     Attributes:
+        pushes: See `IClient`.
+        skipped: See `IClient`.
+        acknowledgement: See `IClient`.
         window: Its asks and answers.
         request: The number of the question that is open, or None.
         awaited: The bytes of the answer `None` to that question.
@@ -83,8 +94,11 @@ class RemoteMind(_Touched):
         "_pull",
         "_reference",
         "_suspected",
+        "_waiting",
+        "acknowledgement",
         "awaited",
         "request",
+        "skipped",
         "window",
     )
 
@@ -117,6 +131,10 @@ class RemoteMind(_Touched):
         self._notices: count[int] | None = None
         self._now = now
         self._finish_soon = finish_soon
+        self._waiting: tuple[Deferred[None], ...] = ()  # fire at the next answer
+        self.pushes = 0
+        self.skipped = 0
+        self.acknowledgement: float | None = None
         self.window = AckWindow(limits.ack_seconds, limits.stale_seconds, clock.seconds())
         self.request: int | None = None
         self.awaited: bytes | None = None
@@ -144,6 +162,7 @@ class RemoteMind(_Touched):
         counts = self._tally.feeds[sample.feed]
         counts.pushes += 1
         counts.bytes += len(data)
+        self.pushes += 1
         return True
 
     def pull_from(self, pull: Callable[[str], Sample | None]) -> None:
@@ -159,6 +178,23 @@ class RemoteMind(_Touched):
         if self._notices is not None and self._outlet.unsent <= self._buffer_bytes:
             self._outlet.write(self._template.one_way(Sample(NOTICES, next(self._notices), self._now(), dict(notice))))
 
+    @property
+    def address(self) -> str:
+        """See `IClient`."""
+        return self._connection.peer()
+
+    def ping(self) -> Deferred[None]:
+        """See `IClient`."""
+        if self.window.question(self._seconds()):
+            self._connection.probe(self._question(probing=True))
+        answered: Deferred[None] = Deferred()
+        self._waiting = (*self._waiting, answered)
+        return answered
+
+    def close(self, reason: str) -> None:
+        """See `IClient`."""
+        self._connection.close(reason)
+
     def heard(self, error: bool) -> None:
         """Take the answer to the question that is open.
 
@@ -170,10 +206,14 @@ class RemoteMind(_Touched):
         seconds = self.window.answered(self._seconds())
         if not probing:
             self._tally.acknowledgement.observe(seconds)
+            self.acknowledgement = seconds
             if self.window.erred(error):
                 self._connection.end("protocol")
                 return
         self._settle()
+        waiting, self._waiting = self._waiting, ()
+        for answered in waiting:
+            answered.callback(None)
 
     def quiet(self) -> bool:
         """Tell whether nothing was asked for long."""
@@ -235,6 +275,7 @@ class RemoteMind(_Touched):
 
     def _skip(self, feed: str, reason: str) -> bool:
         self._tally.feeds[feed].skipped[reason] += 1
+        self.skipped += 1
         self.window.owe(feed)
         self._free_until = -math.inf
         return False

@@ -25,14 +25,16 @@ from clockd.auth import AccountChecker, CertificateChecker
 from clockd.broker import SWEEPS, ClockServerFactory, printable_address
 from clockd.certificate import ServerTLS
 from clockd.config import Config, Tls
+from clockd.desk import FeedDesk
 from clockd.errors import CannotListen, Misconfigured
 from clockd.logs import count_errors
 from clockd.metrics import NewestStay, TallyCollector, metrics_site
 from clockd.passwords import PasswordPool, new_hasher
 from clockd.pulse import mean_since
-from clockd.realm import ClockRealm, FeedDesk, Roster
+from clockd.realm import ClockRealm, Roster
 from clockd.schedule import Schedule
 from clockd.sources import make_feeds
+from clockd.store import MemoryStore
 from clockd.transport import TLSFactory, prepare
 from clockd.users import UsersFile
 from clockd.values import Tally
@@ -262,9 +264,11 @@ def make_service(config: Config, reactor: Any, now: Callable[[], float]) -> Cloc
     feeds, sources = make_feeds(config.feeds, tally, reactor, now, in_thread)
     schedule = Schedule(clock, tally.lateness)
     desk = FeedDesk(feeds, schedule, config.limits, tally)
-    realm = ClockRealm(Roster(config.limits.connections_per_account), desk, tally)
     users = UsersFile(Path(config.auth.users))
     users.load()
+    roster = Roster(config.limits, config.avatars.when_full, clock, now, users.is_admin)
+    store = MemoryStore()
+    realm = ClockRealm(config.avatars.sharing, roster, desk, store, tally)
     passwords = PasswordPool(reactor, new_hasher(), len(os.sched_getaffinity(0)))
     accounts = AccountChecker(users, passwords.fits)
     checkers: list[ICredentialsChecker] = [accounts, CertificateChecker(users)]

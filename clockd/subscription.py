@@ -93,9 +93,18 @@ class Subscription:
             self.timer.stopService()
             self.stopped = self._newest.schedule.clock.seconds()
 
+    def newest(self) -> Sample | None:
+        """Return the newest sample."""
+        return self._newest.latest()
+
     def pull(self) -> Sample | None:
         """Return the newest sample, which will be pushed now."""
         return self._newest.latest()
+
+    def restore(self, period: float, deadband: float) -> None:
+        """Put in force what was granted before, as far as the limits still allow it."""
+        self.period = self.timer.step = self._clamped(period)
+        self.deadband = deadband
 
     def set_period(self, period: object) -> float:
         """Change how often the feed is pushed, from the next tick on; the change itself pushes nothing.
@@ -112,13 +121,16 @@ class Subscription:
         if not is_period(period):
             self._newest.tally.periods["refused"] += 1
             raise InvalidPeriod("a period is a finite number of seconds greater than 0")
-        granted = float(min(max(period, self._limits.min_period), self._limits.max_period))
+        granted = self._clamped(period)
         self._newest.tally.periods["granted" if granted == period else "clamped"] += 1
         if self.timer.running:
             self._newest.counts.unsubscribed(self.period)
             self._newest.counts.subscribed(granted)
         self.period = self.timer.step = granted
         return granted
+
+    def _clamped(self, period: float) -> float:
+        return float(min(max(period, self._limits.min_period), self._limits.max_period))
 
     def deadband_for(self, deadband: object) -> float:
         """Return what is put in force as `deadband` when somebody asks for one.

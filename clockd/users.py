@@ -122,6 +122,11 @@ class UsersFile:
         """Return all accounts, sorted by name."""
         return [self._accounts[name] for name in sorted(self._accounts)]
 
+    def is_admin(self, name: str) -> bool:
+        """Tell whether an account has the role `admin`."""
+        account = self.account(name)
+        return account is not None and account.role == "admin"
+
     def imitate(self, name: str) -> Account:
         """Return what a name without an account passes for: `HMAC(key, name)` decides, so it is the same each time.
 

@@ -93,6 +93,39 @@ class Account(Struct, frozen=True):
     kind: Literal["secret", "password"]
     verifier: bytes
     salt: bytes = b""
+    role: Literal["", "admin"] = ""
+
+
+class Remembered(Struct, frozen=True):
+    """What is kept of an account.
+
+    Attributes:
+        subscriptions: By feed name: period in seconds, and deadband.
+        logins: How often it logged in.
+        pushes: Pushes to its connections, of those that have ended.
+        first_seen: When it first logged in, Unix seconds UTC.
+        last_seen: When it last logged in or out.
+    """
+
+    subscriptions: dict[str, tuple[float, float]] = {}
+    logins: int = 0
+    pushes: int = 0
+    first_seen: float | None = None
+    last_seen: float | None = None
+
+
+class Retained(Struct, frozen=True):
+    """The newest sample of a feed.
+
+    Attributes:
+        sequence: Its number.
+        stamp: When it was true, Unix seconds UTC.
+        encoded: Its value in the dialect `pb`, as `Published.encoded`.
+    """
+
+    sequence: int
+    stamp: float
+    encoded: bytes
 
 
 class Rights(Struct, frozen=True):

@@ -113,7 +113,11 @@ class AckWindow:
 
     def probe(self, now: float) -> bool:
         """Tell whether the connection is to be probed now; if so, the probe is an ask that is open."""
-        if self._asked is not None or not self.quiet(now):
+        return self.quiet(now) and self.question(now)
+
+    def question(self, now: float) -> bool:
+        """Tell whether the connection may be probed, whether or not it was quiet; as `probe` otherwise."""
+        if self._asked is not None:
             return False
         self._asked = self._last_question = now
         return True

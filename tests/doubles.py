@@ -20,10 +20,12 @@ from zope.interface import implementer
 
 from clockd.auth import AccountChecker, IChallengeResponse
 from clockd.broker import ClockServerFactory
+from clockd.desk import FeedDesk
 from clockd.feeds import ClockFeed, FeedTable, LatestFeed
-from clockd.interfaces import ISink
-from clockd.realm import ClockRealm, FeedDesk, Roster
+from clockd.interfaces import IClient
+from clockd.realm import ClockRealm, Roster
 from clockd.schedule import Schedule
+from clockd.store import MemoryStore
 from clockd.users import digest
 from clockd.values import Account, Limits, Rights, Tally
 from clockd.wire import ValueEncoder
@@ -32,19 +34,33 @@ EPOCH = 1_700_000_000.0
 SECRET = "open sesame"
 
 
-@implementer(ISink)
+@implementer(IClient)
 class Sink:
     """Records pushes; takes them while `takes` is true."""
 
     def __init__(self, takes=True):
         self.takes = takes
+        self.address = "203.0.113.7:8787"
+        self.pushes = self.skipped = 0
+        self.acknowledgement = None
+        self.pings = []
+        self.closed = []
         self.samples = []
         self.pull = None
         self.wants_notices = False
 
     def push(self, sample):
         self.samples.append(sample)
+        self.pushes += self.takes
+        self.skipped += not self.takes
         return self.takes
+
+    def ping(self):
+        self.pings.append(Deferred())
+        return self.pings[-1]
+
+    def close(self, reason):
+        self.closed.append(reason)
 
     def pull_from(self, pull):
         self.pull = pull
@@ -354,16 +370,22 @@ class Rig:
         checker: object | None = None,
         realm: Callable[[IRealm], IRealm] = lambda realm: realm,
         feeds: Callable[["Rig"], Iterable[tuple[object, Rights]]] = lambda _: (),
+        sharing: str = "connection",
+        when_full: str = "reject",
     ):
         self.clock = Clock()
         self.limits = limits or Limits()
         self.tally = Tally()
         self.tally.feed("time")
-        self.roster = Roster(self.limits.connections_per_account)
+        self.store = MemoryStore()
+        self.admins = set()
+        self.roster = Roster(self.limits, when_full, self.clock, self.now, self.admins.__contains__)
         self.feeds = FeedTable([(ClockFeed(self.now), Rights()), *feeds(self)])
         self.schedule = Schedule(self.clock, self.tally.lateness)
         self.desk = FeedDesk(self.feeds, self.schedule, self.limits, self.tally)
-        self.realm = realm(ClockRealm(self.roster, self.desk, self.tally))
+        clock_realm = ClockRealm(sharing, self.roster, self.desk, self.store, self.tally)
+        self.avatars = clock_realm._avatars
+        self.realm = realm(clock_realm)
         accounts = AccountChecker(Users(names), None)
         self.portal = Portal(self.realm, [checker or accounts] + [AllowAnonymousAccess()] * anonymous)
         self.factory = ClockServerFactory(
@@ -414,7 +436,7 @@ class RigCase(SynchronousTestCase):
         for name, counts in tally.feeds.items():
             self.assertEqual((counts.subscriptions, counts.requested), (0, 0.0), name)
         self.assertEqual(tally.opened, sum(tally.closed.values()))
-        self.assertEqual(rig.roster._connections, {})
+        self.assertEqual((rig.roster._sessions, rig.avatars), ({}, {}))
         self.assertEqual(rig.factory.connections, set())
         self.assertEqual(rig.clock.getDelayedCalls(), [])
 

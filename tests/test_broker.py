@@ -37,7 +37,7 @@ from zope.interface.verify import verifyObject
 from clockd.boundary import Boundary
 from clockd.broker import CLOSE_SECONDS, MAX_MIND_ID, SWEPT, RemoteMind, printable_address
 from clockd.errors import InvalidValue
-from clockd.interfaces import ISink
+from clockd.interfaces import IClient
 from clockd.values import Limits
 
 keys = st.one_of(st.none(), st.booleans(), st.integers(-(2**63), 2**63 - 1), st.floats(), st.text(), st.binary())
@@ -347,7 +347,7 @@ class LeavingTests(RigCase):
         peer.leave()
         checker.asked[0].errback(UnauthorizedLogin())
         self.collect()
-        self.assertEqual((rig.tally.logins["secret", "ok"], rig.roster._connections), (0, {}))
+        self.assertEqual((rig.tally.logins["secret", "ok"], rig.roster._sessions), (0, {}))
 
     def test_lost_while_the_realm_works_releases_the_avatar(self):
         realms = []
@@ -355,7 +355,7 @@ class LeavingTests(RigCase):
         peer = rig.peer()
         peer.login(Mind())
         peer.leave()
-        self.assertEqual(rig.roster._connections, {"alice": 1})
+        self.assertEqual(len(rig.roster.sessions("alice")), 1)
         realms[0].asked[0].callback(None)
         self.assert_empty(rig)
 
@@ -369,7 +369,7 @@ class LeavingTests(RigCase):
         peer.wire.cut()
         while peer.wire.pump(advanceClock=False):
             pass
-        self.assertEqual((rig.clock.getDelayedCalls(), rig.roster._connections, rig.time.pushes), ([], {}, 0))
+        self.assertEqual((rig.clock.getDelayedCalls(), rig.roster._sessions, rig.time.pushes), ([], {}, 0))
 
     def test_a_connection_closed_in_order_was_ended_by_the_client(self):
         rig = self.rig()
@@ -712,7 +712,7 @@ class ProtocolTests(RigCase):
         peer = rig.peer()
         peer.wire.frozen = True
         server = peer.server
-        server._close("limit")
+        server.close("limit")
         rig.network.advance(CLOSE_SECONDS, 1)
         self.assertTrue(peer.wire.serverIO.aborted)
 
@@ -1120,7 +1120,7 @@ class AskTests(RigCase):
     def test_a_mind_is_a_sink(self):
         peer = self.enter(Mind())
         self.assertIsInstance(peer.server.mind, RemoteMind)
-        self.assertTrue(verifyObject(ISink, peer.server.mind))
+        self.assertTrue(verifyObject(IClient, peer.server.mind))
 
 
 class RecognisedAnswerTests(RigCase):

@@ -1,3 +1,5 @@
+from unittest.mock import Mock
+
 from twisted.cred.checkers import ICredentialsChecker
 from twisted.cred.portal import IRealm, Portal
 from twisted.internet.task import Clock
@@ -8,12 +10,16 @@ from zope.interface.exceptions import Invalid
 from zope.interface.verify import verifyObject
 
 from clockd.auth import AccountChecker, CertificateChecker, ChallengeResponse, IChallengeResponse, PeerCertificate
+from clockd.avatar import SinkSet
 from clockd.broker import ClockServerFactory, RemoteMind
+from clockd.desk import FeedDesk
 from clockd.feeds import ClockFeed, FeedTable, LatestFeed, SampledFeed
-from clockd.interfaces import IFeed, IPeerCertificate, ISession, ISink
+from clockd.interfaces import IClient, IFeed, IPeerCertificate, ISession, ISink
 from clockd.logs import count_errors
-from clockd.realm import ClockAvatar, ClockRealm, FeedDesk, Roster
+from clockd.realm import ClockRealm, Roster
 from clockd.schedule import Schedule
+from clockd.session import Session
+from clockd.store import MemoryStore
 from clockd.users import UsersFile
 from clockd.values import Limits, Rights, Tally
 
@@ -24,7 +30,8 @@ class ImplementersTests(SynchronousTestCase):
         self.schedule = Schedule(self.clock, self.tally.lateness)
         feeds = FeedTable([(ClockFeed(self.clock.seconds), Rights())])
         self.desk = FeedDesk(feeds, self.schedule, self.limits, self.tally)
-        self.realm = ClockRealm(Roster(1), self.desk, self.tally)
+        self.roster = Roster(self.limits, "reject", self.clock, self.clock.seconds, list)
+        self.realm = ClockRealm("connection", self.roster, self.desk, MemoryStore(), self.tally)
         self.mind = RemoteMind(
             None, None, None, None, self.limits, self.tally, self.clock, self.clock.seconds, self.schedule.finish_soon
         )
@@ -38,13 +45,18 @@ class ImplementersTests(SynchronousTestCase):
         ):
             self.assertTrue(verifyObject(IFeed, feed))
 
-    def test_a_remote_mind_is_a_sink(self):
+    def test_a_remote_mind_is_a_client_and_a_sink(self):
+        self.mind._connection = Mock()
+        self.assertTrue(verifyObject(IClient, self.mind))
         self.assertTrue(verifyObject(ISink, self.mind))
 
-    def test_an_avatar_is_a_session_and_a_perspective(self):
-        avatar = ClockAvatar("alice", self.mind, self.desk, self.tally, list)
-        self.assertTrue(verifyObject(ISession, avatar))
-        self.assertTrue(verifyObject(pb.IPerspective, avatar))
+    def test_a_set_of_sinks_is_a_sink(self):
+        self.assertTrue(verifyObject(ISink, SinkSet()))
+
+    def test_a_session_is_one_and_a_perspective(self):
+        session = Session("alice", self.mind, self.roster, self.desk, list)
+        self.assertTrue(verifyObject(ISession, session))
+        self.assertTrue(verifyObject(pb.IPerspective, session))
 
     def test_the_credentials_are_a_challenge_response(self):
         self.assertTrue(verifyObject(IChallengeResponse, ChallengeResponse("alice", b"", b"")))
@@ -73,6 +85,6 @@ class ImplementersTests(SynchronousTestCase):
         self.assertTrue(verifyObject(ILogObserver, count_errors(list), tentative=True))
 
     def test_what_implements_nothing_is_found_out(self):
-        for interface in (IFeed, ISink, ISession, IChallengeResponse, IPeerCertificate):
+        for interface in (IFeed, ISink, IClient, ISession, IChallengeResponse, IPeerCertificate):
             with self.assertRaises(Invalid):
                 verifyObject(interface, object())

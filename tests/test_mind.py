@@ -6,12 +6,13 @@ from itertools import count
 from doubles import EPOCH
 from hypothesis import given
 from hypothesis import strategies as st
+from twisted.internet.defer import TimeoutError
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
 from clockd.feeds import ClockFeed
-from clockd.interfaces import ISink
+from clockd.interfaces import IClient
 from clockd.mind import RemoteMind
 from clockd.values import Limits, Sample, Tally
 from clockd.wire import PushTemplate, SampleEncoder
@@ -36,6 +37,7 @@ class Connection:
         self.requests = 40
         self.probes = []
         self.ended = []
+        self.closed = []
         self.owed = 0
 
     def new_request(self):
@@ -47,6 +49,12 @@ class Connection:
 
     def probe(self, request):
         self.probes.append(request)
+
+    def peer(self):
+        return "203.0.113.7:8787"
+
+    def close(self, reason):
+        self.closed.append(reason)
 
     def end(self, reason):
         self.ended.append(reason)
@@ -107,7 +115,7 @@ class MindCase(SynchronousTestCase):
 
 class PushTests(MindCase):
     def test_it_is_a_sink(self):
-        self.assertTrue(verifyObject(ISink, self.make()))
+        self.assertTrue(verifyObject(IClient, self.make()))
 
     def test_the_first_push_asks_and_the_next_do_not(self):
         for dialect in (b"pb", b"none"):
@@ -684,6 +692,56 @@ class SweepTests(MindCase):
         self.clock.advance(1)
         self.mind.heard(error=True)
         self.assertEqual(self.stamps(), [EPOCH, EPOCH + 7])
+
+    def test_a_ping_asks_at_once_and_fires_at_the_answer(self):
+        self.make()
+        self.push()
+        self.mind.heard(error=False)
+        pinged = [self.mind.ping(), self.mind.ping()]
+        self.assertEqual((self.connection.probes, self.mind.request), ([42], 42))
+        for each in pinged:
+            self.assertNoResult(each)
+        self.mind.heard(error=True)
+        for each in pinged:
+            self.successResultOf(each)
+        self.assertEqual(sum(self.tally.acknowledgement.counts), 1)
+        self.mind.ping()
+        self.assertEqual(self.connection.probes, [42, 43])
+
+    def test_a_ping_while_a_question_is_open_waits_for_that(self):
+        self.make()
+        self.push()
+        pinged = self.mind.ping()
+        self.assertEqual(self.connection.probes, [])
+        self.mind.heard(error=False)
+        self.successResultOf(pinged)
+
+    def test_who_has_given_up_on_a_ping_is_told_nothing(self):
+        self.make()
+        first, second = self.mind.ping(), self.mind.ping()
+        first.addTimeout(1, self.clock)
+        self.clock.advance(1)
+        self.failureResultOf(first, TimeoutError)
+        self.mind.heard(error=False)
+        self.successResultOf(second)
+
+    def test_its_pushes_skips_and_latest_answer_are_known(self):
+        self.make()
+        self.assertEqual((self.mind.pushes, self.mind.skipped, self.mind.acknowledgement), (0, 0, None))
+        self.push()
+        self.clock.advance(1)
+        self.push()
+        self.clock.advance(0.5)
+        self.mind.heard(error=False)
+        self.assertEqual((self.mind.pushes, self.mind.skipped, self.mind.acknowledgement), (2, 1, 1.5))
+        self.mind.ping()
+        self.clock.advance(0.5)
+        self.mind.heard(error=True)
+        self.assertEqual((self.mind.acknowledgement, self.mind.address), (1.5, "203.0.113.7:8787"))
+
+    def test_closing_it_closes_its_connection(self):
+        self.make().close("kicked")
+        self.assertEqual((self.connection.closed, self.connection.ended), (["kicked"], []))
 
     def test_it_ends_at_the_second_sweep_that_finds_it_stale_and_not_at_the_first(self):
         self.make(stale_seconds=10)

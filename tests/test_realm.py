@@ -11,45 +11,10 @@ from twisted.spread import pb
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
+from clockd.desk import PublishRates
 from clockd.errors import InvalidPeriod, TooManyConnections, TooManyPublishes, UnknownFeed
 from clockd.interfaces import ISession
-from clockd.realm import PublishRates, Roster
 from clockd.values import MOST_FEEDS, Limits, Rights
-
-
-class RosterTests(SynchronousTestCase):
-    def test_an_account_has_as_many_places_as_the_limit_and_no_more(self):
-        roster = Roster(2)
-        roster.admit("alice")
-        roster.admit("alice")
-        with self.assertRaisesRegex(TooManyConnections, "2 connections"):
-            roster.admit("alice")
-
-    def test_accounts_have_their_places_apart(self):
-        roster = Roster(1)
-        roster.admit("alice")
-        roster.admit("bob")
-        self.assertRaises(TooManyConnections, roster.admit, "bob")
-
-    def test_a_place_given_back_can_be_taken_again(self):
-        roster = Roster(2)
-        roster.admit("alice")
-        release = roster.admit("alice")
-        release()
-        roster.admit("alice")
-        self.assertRaises(TooManyConnections, roster.admit, "alice")
-
-    def test_anonymous_has_any_number_of_places(self):
-        roster = Roster(1)
-        releases = [roster.admit("anonymous") for _ in range(5)]
-        for release in releases:
-            release()
-        self.assertEqual(roster._connections, {})
-
-    def test_an_account_without_connections_is_forgotten(self):
-        roster = Roster(2)
-        roster.admit("alice")()
-        self.assertEqual(roster._connections, {})
 
 
 class RealmTests(SynchronousTestCase):
@@ -64,7 +29,7 @@ class RealmTests(SynchronousTestCase):
         interface, avatar, logout = self.request()
         self.assertIs(interface, pb.IPerspective)
         self.assertTrue(verifyObject(ISession, avatar))
-        self.assertEqual((avatar.account, list(avatar.subscriptions)), ("alice", ["time"]))
+        self.assertEqual((avatar.account, list(avatar.avatar.subscriptions)), ("alice", ["time"]))
         self.assertEqual(logout, avatar.logout)
 
     def test_cred_s_anonymous_gets_the_account_anonymous_without_a_limit(self):
@@ -113,7 +78,7 @@ class AvatarTests(SynchronousTestCase):
         self.logout()
         self.logout()
         self.assertEqual((self.rig.tally.avatars, self.rig.time.subscriptions), (0, 0))
-        self.assertEqual((self.rig.roster._connections, self.rig.clock.getDelayedCalls()), ({}, []))
+        self.assertEqual((self.rig.roster._sessions, self.rig.clock.getDelayedCalls()), ({}, []))
 
     def test_beginning_after_logging_out_does_nothing(self):
         self.logout()
@@ -122,7 +87,7 @@ class AvatarTests(SynchronousTestCase):
 
     def test_logging_out_before_beginning_gives_the_place_back_only(self):
         self.logout()
-        self.assertEqual((self.rig.roster._connections, self.rig.tally.avatars), ({}, 0))
+        self.assertEqual((self.rig.roster._sessions, self.rig.tally.avatars), ({}, 0))
 
     def test_setperiod_changes_the_period_and_says_what_was_granted(self):
         self.avatar.begin()
@@ -140,7 +105,7 @@ class AvatarTests(SynchronousTestCase):
             with self.assertRaisesRegex(UnknownFeed, "not subscribed to that feed"):
                 self.avatar.perspective_setperiod(5, feed)
         self.assertEqual(self.rig.tally.periods, {"granted": 0, "clamped": 0, "refused": 5})
-        self.assertEqual(self.avatar.subscriptions["time"].period, 2)
+        self.assertEqual(self.avatar.periods(), {"time": 2})
 
     def test_setperiod_with_what_is_no_period_is_refused_and_counted(self):
         self.assertRaises(InvalidPeriod, self.avatar.perspective_setperiod, 0)
@@ -712,10 +677,11 @@ class LogoutTests(FeedsCase):
         for feed in ("load", "heat", "server"):
             self.ask("publish", feed, 1)
             self.ask("subscribe", feed)
-        avatar = self.peer.server._perspective._target
-        own = [weakref.ref(each) for each in (avatar, *(its.timer for its in avatar.subscriptions.values()))]
-        former = weakref.ref(avatar.subscriptions["heat"].timer)
-        del avatar
+        session = self.peer.server._perspective._target
+        subscriptions = session.avatar.subscriptions
+        own = [weakref.ref(each) for each in (session, *(its.timer for its in subscriptions.values()))]
+        former = weakref.ref(subscriptions["heat"].timer)
+        del session, subscriptions
         gc.collect()
         gc.disable()
         self.addCleanup(gc.enable)
