@@ -8,7 +8,7 @@ import os
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable
 from functools import lru_cache, partial
-from itertools import takewhile
+from itertools import count, takewhile
 from secrets import randbits
 from typing import Any, cast
 from weakref import WeakSet
@@ -25,7 +25,7 @@ from zope.interface import implementer
 from clockd.boundary import Boundary, is_plain
 from clockd.certificate import common_names, openssl_words
 from clockd.decoder import Bounds, Decoder
-from clockd.errors import InvalidValue, NotPermitted, TooManyConnections
+from clockd.errors import Draining, InvalidValue, NotPermitted, TooManyConnections
 from clockd.interfaces import ISession
 from clockd.lobby import Lobby
 from clockd.login import ILogin, Login, new_login
@@ -74,6 +74,12 @@ ADDRESS_LETTERS = 108
 TEMPLATES = 256
 """As many push templates are kept for others; stock clients' minds have ids from 1 on."""
 
+RETRY_SECONDS = 1.0
+"""Before this a client that was told to come back does not."""
+
+RETURNS_A_SECOND = 200
+"""As many of those clients come back in a second; a login takes a millisecond."""
+
 SWEEPS = 10
 """Sweeps a second."""
 
@@ -109,6 +115,7 @@ class LoginRoot:
             fits = False
         if not fits:
             raise InvalidValue(f"an account's name is 1 to {NAME_BYTES} bytes of UTF-8")
+        self._broker.asked = True
         return self._broker.login.challenge(cast("str", text)), Boundary(self, "challenged_")
 
     def challenged_respond(self, response: object, mind: object) -> Deferred[Boundary]:
@@ -150,6 +157,7 @@ class ClockBroker(pb.Broker):
 
     Attributes:
         login: The state of its login.
+        asked: Whether it has begun a login.
         mind: The client's mind, once it has logged in.
         account: Whose session it is, or None.
     """
@@ -159,6 +167,7 @@ class ClockBroker(pb.Broker):
     factory: "ClockServerFactory"  # type: ignore[assignment]  # Twisted says None
     transport: Any  # Twisted says what every transport has; ours can be aborted
     login: ILogin
+    asked = False
     mind: RemoteMind | None = None
     account: str | None = None
     _outlet: Outlet | WrappedOutlet
@@ -326,7 +335,12 @@ class ClockBroker(pb.Broker):
 
         Raises:
             TooManyConnections: All places are taken.
+            Draining: The server is about to stop.
         """
+        if self.factory.emptied is not None:
+            self.factory.tally.logins[method, "limit"] += 1
+            self._do_soon(lambda: self.close("drain"))
+            raise Draining("this server is about to stop; try again in a moment")
         why = self.factory.lobby.refusal(self)
         if why is not None:
             self.factory.tally.logins[method, "limit"] += 1
@@ -478,6 +492,7 @@ class ClockServerFactory(pb.PBServerFactory):
         give_way: Has calls made that are due, if what connections send keeps the reactor from it.
         finish_soon: As the schedule's.
         ended: Connections that have ended and are still in memory; one leaves by itself when it is freed.
+        emptied: Since the server drains, what fires when all have left.
     """
 
     protocol = ClockBroker
@@ -514,6 +529,7 @@ class ClockServerFactory(pb.PBServerFactory):
         self.owing: set[ClockBroker] = set()
         self._questioned: OrderedDict[ClockBroker, None] = OrderedDict()  # who was asked least recently is first
         self.ended: WeakSet[ClockBroker] = WeakSet()
+        self.emptied: Deferred[None] | None = None
 
     def rootObject(self, broker: ClockBroker) -> Boundary:
         """Return what a peer finds under the name `root`."""
@@ -550,6 +566,7 @@ class ClockServerFactory(pb.PBServerFactory):
             self.tally.pending -= 1
         else:
             self.tally.authenticated -= 1
+        self._note_if_empty()
 
     def questioned(self, broker: ClockBroker) -> None:
         """Note that a client was asked something."""
@@ -588,10 +605,38 @@ class ClockServerFactory(pb.PBServerFactory):
             broker.end("limit")
         self.give_way()
 
+    def take_limits(self) -> None:
+        """Put limits in force that have changed, for what comes from now on."""
+        self.bounds = Bounds(bytes=self.limits.message_bytes, depth=DEPTH, items=ITEMS)
+
+    def drain(self) -> Deferred[None]:
+        """Have all leave, because the server stops; fires when nobody is there any more.
+
+        Who takes notices is told when to come back, each at a time of its own, and leaves by itself. Who is about to
+        log in is told to come back. All others are closed.
+        """
+        self.emptied = emptied = Deferred()
+        numbers = count()
+        for broker in list(self.connections):
+            if broker.mind is not None and broker.mind.takes_notices:
+                seconds = RETRY_SECONDS + next(numbers) / RETURNS_A_SECOND
+                broker.mind.notify({"kind": "draining", "retry_seconds": seconds})
+            elif broker.mind is not None:
+                broker.close("drain")
+            elif not broker.asked:
+                broker.end("drain")
+        self._note_if_empty()
+        return emptied
+
     def end_all(self) -> None:
-        """Close every connection, because the server stops."""
+        """Close every connection at once, because the server stops."""
+        self.emptied = None
         for broker in list(self.connections):
             broker.end("drain")
+
+    def _note_if_empty(self) -> None:
+        if self.emptied is not None and not self.connections and not self.emptied.called:
+            self.emptied.callback(None)
 
 
 def _refusal(failure: Failure) -> pb.CopyableFailure:

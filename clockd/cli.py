@@ -95,7 +95,7 @@ def serve(
     init: bool,
     log_format: str,
 ) -> None:
-    """Run the server until SIGTERM or SIGINT; SIGHUP has it read certificates and keys again.
+    """Run the server until SIGTERM or SIGINT; SIGHUP has it read configuration, users and certificates again.
 
     Flags win over the environment (CLOCKD_SECTION_KEY), the environment over the configuration file.
 
@@ -116,10 +116,11 @@ def serve(
         }
         signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until there is something to read again
         begin_logging(log_format, sys.stderr)
-        settings = load(config, flags={key: value for key, value in flags.items() if value is not None})
+        given = {key: value for key, value in flags.items() if value is not None}
+        settings = load(config, flags=given)
         if init:
             _first_account(Path(settings.auth.users))
-        drive(lambda reactor: _serve(settings, reactor))
+        drive(lambda reactor: _serve(settings, partial(load, config, flags=given), reactor))
 
 
 @main.command()
@@ -361,7 +362,7 @@ def check(config: Path | None) -> None:
         from clockd.service import make_service
 
         begin_logging("text", sys.stderr, "warn")
-        make_service(load(config), reactor, time.time)
+        make_service(load(config), reactor, time.time, partial(load, config))
         click.echo(f"{config or 'defaults'}: good")
 
 
@@ -478,13 +479,13 @@ def parse_target(target: str) -> Target:
     return Target(name or None, host, f"tcp:{escaped}:{port or DEFAULT_PORT}")
 
 
-async def _serve(config: "Config", reactor: Any) -> None:
+async def _serve(config: "Config", read_config: "Callable[[], Config]", reactor: Any) -> None:
     from twisted.internet.defer import Deferred
 
     from clockd.process import raise_descriptors, reload_on_hangup, tame_collector
     from clockd.service import make_service
 
-    service = make_service(config, reactor, time.time)
+    service = make_service(config, reactor, time.time, read_config)
     reload_on_hangup(service.reload, reactor)
     service.startService()
     await service.ready
@@ -553,13 +554,13 @@ async def _started(configs: "list[Config]", reactor: Any) -> "tuple[ClockService
 
     *others, last = configs
     for config in others:
-        service = make_service(config, reactor, time.time)
+        service = make_service(config, reactor, time.time, lambda config=config: config)
         service.startService()
         try:
             return service, await service.ready
         except CannotListen:
             await service.stopService()
-    service = make_service(last, reactor, time.time)
+    service = make_service(last, reactor, time.time, lambda: last)
     service.startService()
     return service, await service.ready
 

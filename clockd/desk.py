@@ -12,11 +12,11 @@ class PublishRates:
     """How much each account has published lately.
 
     Args:
-        most: Samples an account may publish in a second, and as many at a time.
+        limits: How many samples an account may publish in a second, and as many at a time.
     """
 
-    def __init__(self, most: int) -> None:
-        self._most = most
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
         self._paid: dict[str, float] = {}  # until when an account's samples have used up its rate
 
     def take(self, account: str, now: float) -> None:
@@ -25,10 +25,11 @@ class PublishRates:
         Raises:
             TooManyPublishes: It has published as much as it may.
         """
+        most = self._limits.publishes_per_second
         paid = max(self._paid.get(account, now), now)
-        if (paid - now) * self._most > self._most - 0.5:  # half a sample is less than any, and more than rounding
-            raise TooManyPublishes(f"an account may publish {self._most} samples a second")
-        self._paid[account] = paid + 1 / self._most
+        if (paid - now) * most > most - 0.5:  # half a sample is less than any, and more than rounding
+            raise TooManyPublishes(f"an account may publish {most} samples a second")
+        self._paid[account] = paid + 1 / most
 
 
 class FeedDesk:
@@ -51,7 +52,7 @@ class FeedDesk:
         self._schedule = schedule
         self._tally = tally
         self._newest: dict[str, Newest] = {}
-        self._rates = PublishRates(limits.publishes_per_second)
+        self._rates = PublishRates(limits)
 
     def offers(self, name: str, account: str) -> bool:
         """Tell whether there is a feed of that name which an account may read."""

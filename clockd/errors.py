@@ -3,7 +3,7 @@
     ClockdError                     never raised itself
       Refused                       the peer's doing: short, safe to send, no traceback
         InvalidPeriod  InvalidValue  UnknownFeed  UnknownMethod  NotPermitted
-        TooManyConnections  TooManyAttempts  TooManySubscriptions  TooManyPublishes  ServerFault
+        TooManyConnections  TooManyAttempts  TooManySubscriptions  TooManyPublishes  Draining  ServerFault
         WrongCredentials            also a twisted.cred UnauthorizedLogin
       Misconfigured                 the operator's doing: says where, what, and what to do
         UsersFileError
@@ -61,6 +61,10 @@ class TooManySubscriptions(Refused):
 
 class TooManyPublishes(Refused):
     """The account has published as much as it may at a time."""
+
+
+class Draining(Refused):
+    """A login at a server that is about to stop; to be tried again in a moment."""
 
 
 class ServerFault(Refused):

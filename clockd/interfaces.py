@@ -43,6 +43,7 @@ class IClient(ISink):
     pushes: int = Attribute("Pushes written.")
     skipped: int = Attribute("Pushes that were due and not written, because it was too slow.")
     acknowledgement: float | None = Attribute("How long its latest answer to a push took, in seconds.")
+    takes_notices: bool = Attribute("Whether it is told notices.")
 
     def pull_from(pull: Callable[[str], Sample | None]) -> None:
         """Have `pull` asked for the newest sample of a feed that is owed; None means that nothing is owed any more."""

@@ -31,11 +31,13 @@ class Lobby(Generic[Connection]):
         limits: How many there may be, and for how long they may be pending.
 
     Attributes:
-        limits: As above; may be replaced, which turns nobody out at once.
+        limits: As given; a change turns nobody out at once.
+        room: There may be no more connections than this, whatever the limits say; None if it is not known.
     """
 
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
+        self.room: int | None = None
         self._keys: dict[Connection, str | None] = {}
         self._pending: OrderedDict[Connection, float] = OrderedDict()  # when they arrived, in that order
         self._counts: dict[str | None, int] = {}
@@ -50,7 +52,7 @@ class Lobby(Generic[Connection]):
         key = _key(address)
         leaving = self._make_room(key)
         while self._pending and (
-            len(self._pending) >= self.limits.pending or len(self._keys) >= self.limits.connections
+            len(self._pending) >= self.limits.pending or len(self._keys) >= self._most()
         ):
             leaving.append(self._turn_out(self._pending))
         self._pending[connection] = now
@@ -73,9 +75,9 @@ class Lobby(Generic[Connection]):
 
     def refusal(self, connection: Connection) -> str | None:
         """Return why a pending connection cannot log in now, as a sentence, or None if it can."""
-        limits = self.limits
-        if len(self._keys) - len(self._pending) >= limits.connections:
-            return f"the server has all the connections that it may have, {limits.connections}; try again later"
+        limits, most = self.limits, self._most()
+        if len(self._keys) - len(self._pending) >= most:
+            return f"the server has all the connections that it may have, {most}; try again later"
         key = self._keys.get(connection)
         logged_in = self._counts.get(key, 0) - len(self._pending_of.get(key, ()))
         if key is not None and 0 < limits.connections_per_address <= logged_in:
@@ -101,6 +103,9 @@ class Lobby(Generic[Connection]):
         for connection in late:
             self.left(connection)
         return late
+
+    def _most(self) -> int:
+        return self.limits.connections if self.room is None else min(self.room, self.limits.connections)
 
     def _make_room(self, key: str | None) -> list[Connection]:
         leaving: list[Connection] = []

@@ -166,15 +166,20 @@ class RemoteMind(_Touched):
         return True
 
     def pull_from(self, pull: Callable[[str], Sample | None]) -> None:
-        """See `ISink`."""
+        """See `IClient`."""
         self._pull = pull
 
     def take_notices(self, wanted: bool = True) -> None:
-        """See `ISink`."""
+        """See `IClient`."""
         self._notices = (self._notices or count(1)) if wanted else None
 
+    @property
+    def takes_notices(self) -> bool:
+        """See `IClient`."""
+        return self._notices is not None
+
     def notify(self, notice: Mapping[str, object]) -> None:
-        """See `ISink`."""
+        """See `IClient`."""
         if self._notices is not None and self._outlet.unsent <= self._buffer_bytes:
             self._outlet.write(self._template.one_way(Sample(NOTICES, next(self._notices), self._now(), dict(notice))))
 

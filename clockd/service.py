@@ -3,7 +3,7 @@
 import gc
 import os
 from collections.abc import Callable
-from datetime import UTC, datetime
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -13,6 +13,7 @@ from twisted.application.service import MultiService, Service
 from twisted.cred.checkers import AllowAnonymousAccess, ICredentialsChecker
 from twisted.cred.portal import Portal
 from twisted.internet.defer import Deferred, FirstError, gatherResults, maybeDeferred, succeed
+from twisted.internet.defer import TimeoutError as NotEmptied
 from twisted.internet.endpoints import serverFromString
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IListeningPort, IProtocolFactory, IReactorTime, IStreamServerEndpoint
@@ -27,11 +28,13 @@ from clockd.certificate import ServerTLS
 from clockd.config import Config, Tls
 from clockd.desk import FeedDesk
 from clockd.errors import CannotListen, Misconfigured
+from clockd.interfaces import IAccountStore
 from clockd.logs import count_errors
 from clockd.metrics import NewestStay, TallyCollector, metrics_site
 from clockd.passwords import PasswordPool, new_hasher
 from clockd.pulse import mean_since
 from clockd.realm import ClockRealm, Roster
+from clockd.reload import Reload
 from clockd.schedule import Schedule
 from clockd.sources import make_feeds
 from clockd.store import MemoryStore
@@ -49,9 +52,6 @@ LINGERING = 1000
 
 RESERVED_DESCRIPTORS = 64
 """Kept for all that is no connection of a subscriber."""
-
-EXPIRY_SECONDS = 14 * 86400.0
-"""A certificate that expires in less is warned of."""
 
 LATE_SECONDS = 0.25
 """Mean lateness of the pushes of one second from which on the service is not ready."""
@@ -121,9 +121,11 @@ class ClockService(MultiService):
 
     Args:
         factory: Knows the connections.
+        store: Remembers accounts and samples.
+        reload: Reads again what may change.
         tally: What has happened so far.
-        tls: What the certificates come from, or None without TLS.
-        now: Unix seconds UTC by the host's wall clock.
+        clock: Monotonic time and delayed calls.
+        drain: As long may clients take to leave when it stops, in seconds.
 
     Attributes:
         tally: As given.
@@ -134,13 +136,22 @@ class ClockService(MultiService):
     _log = Logger()
 
     def __init__(
-        self, factory: ClockServerFactory, tally: Tally, tls: ServerTLS | None, now: Callable[[], float]
+        self,
+        factory: ClockServerFactory,
+        store: IAccountStore,
+        reload: Reload,
+        tally: Tally,
+        clock: IReactorTime,
+        drain: float,
     ) -> None:
         super().__init__()
         self._factory = factory
+        self._store = store
+        self._reload = reload
         self.tally = tally
-        self._tls = tls
-        self._now = now
+        self._clock = clock
+        self._drain = drain
+        self._stopped: Deferred[None] | None = None
         self.ready: Deferred[list[IListeningPort]] = Deferred()
         self._state = "starting"
         self._lateness = 0.0
@@ -151,23 +162,34 @@ class ClockService(MultiService):
         """Start everything; see `ready`."""
         globalLogPublisher.addObserver(self._observer)
         self.ready = Deferred()
+        self._stopped = None
         self._state = "starting"
+        self._store.open()
         super().startService()
-        listening = [service.listening for service in self if isinstance(service, Listener)]
+        listening = [listener.listening for listener in self._listeners()]
         gatherResults(listening, consumeErrors=True).addCallbacks(self._listening, self._failed)
 
     async def _stop(self) -> None:
-        self._state = "stopping"
-        self._log.info("clockd stops")
+        self._state = "draining"
+        self._log.info("clockd stops, in {seconds:g} s at the latest", seconds=self._drain)
+        *brokers, _ = self._listeners()  # HTTP goes on: it says that the server drains
+        for listener in brokers:
+            await listener.stopService()
+        await self._store.save()  # so that a server that takes over finds it
+        with suppress(NotEmptied):
+            await self._factory.drain().addTimeout(self._drain, self._clock)
         self._factory.end_all()
         await maybeDeferred(super().stopService)
+        await self._store.close()
         globalLogPublisher.removeObserver(self._observer)
 
     def stopService(self) -> Deferred[None]:
-        """Close every connection and port; fires when all is closed. Nothing, if it was not started."""
-        if not self.running:
-            return succeed(None)
-        return Deferred.fromCoroutine(self._stop())
+        """Have all clients leave, then close what is left; fires when all is closed. Nothing, if it was not started."""
+        if self._stopped is None:
+            self._stopped = Deferred.fromCoroutine(self._stop()) if self.running else succeed(None)
+        stopped: Deferred[None] = Deferred()
+        self._stopped.chainDeferred(stopped)
+        return stopped
 
     def trouble(self) -> str | None:
         """Return what keeps the service from being ready, or None."""
@@ -178,28 +200,8 @@ class ClockService(MultiService):
         return None
 
     def reload(self) -> None:
-        """Read certificates and keys again, for the connections to come; broken ones leave the old in force."""
-        if self._tls is None:
-            return
-        try:
-            self._tls.reload()
-        except Misconfigured as error:
-            self._log.warn("the certificates read before stay in force: {error}", error=str(error))
-        else:
-            self._log.info("{certificate}: read again, with what belongs to it", certificate=str(self._tls.certificate))
-        self.note_expiry()
-
-    def note_expiry(self) -> None:
-        """Tell the tally when the certificate expires, and warn if that is soon, or was."""
-        if self._tls is None:
-            return
-        expires = self.tally.tls_expiry = self._tls.expires
-        if expires - self._now() < EXPIRY_SECONDS:
-            self._log.warn(
-                "{certificate}: is good until {moment} UTC only; put a newer one in its place, then send SIGHUP",
-                certificate=str(self._tls.certificate),
-                moment=f"{datetime.fromtimestamp(expires, UTC):%Y-%m-%d %H:%M}",
-            )
+        """Read the configuration, users and certificates again; what is broken leaves the old in force."""
+        self._reload.all()
 
     def make_room(self, descriptors: int) -> None:
         """Have no more connections than there are descriptors for.
@@ -207,7 +209,8 @@ class ClockService(MultiService):
         Args:
             descriptors: As many may be open.
         """
-        lobby, most = self._factory.lobby, max(1, descriptors - RESERVED_DESCRIPTORS)
+        lobby = self._factory.lobby
+        lobby.room = most = max(1, descriptors - RESERVED_DESCRIPTORS)
         if lobby.limits.connections > most:
             self._log.warn(
                 "limits.connections is lowered from {limit} to {most}: only {descriptors} descriptors may be open",
@@ -215,7 +218,6 @@ class ClockService(MultiService):
                 most=most,
                 descriptors=descriptors,
             )
-            lobby.limits = replace(lobby.limits, connections=most)
 
     def look(self, collector: TallyCollector) -> None:
         """Look after connections and pace; called once a second."""
@@ -224,6 +226,9 @@ class ClockService(MultiService):
             self._factory.ended.clear()
             gc.collect()
         self._lateness, self._observed = mean_since(self._observed, self.tally.lateness)
+
+    def _listeners(self) -> list[Listener]:
+        return [service for service in self if isinstance(service, Listener)]
 
     def _listening(self, ports: list[IListeningPort]) -> None:
         self._state = "serving"
@@ -243,11 +248,14 @@ class ClockService(MultiService):
         self.tally.unhandled_errors += 1
 
 
-def make_service(config: Config, reactor: Any, now: Callable[[], float]) -> ClockService:
+def make_service(
+    config: Config, reactor: Any, now: Callable[[], float], read_config: Callable[[], Config]
+) -> ClockService:
     """Build a clockd that is ready to be started.
 
     Args:
         config: What to build.
+        read_config: Reads it again, when asked to.
         reactor: A Twisted reactor whose `seconds` is monotonic; also what tests put in its place.
         now: Unix seconds UTC by the host's wall clock.
 
@@ -263,10 +271,11 @@ def make_service(config: Config, reactor: Any, now: Callable[[], float]) -> Cloc
 
     feeds, sources = make_feeds(config.feeds, tally, reactor, now, in_thread)
     schedule = Schedule(clock, tally.lateness)
-    desk = FeedDesk(feeds, schedule, config.limits, tally)
+    limits = replace(config.limits)
+    desk = FeedDesk(feeds, schedule, limits, tally)
     users = UsersFile(Path(config.auth.users))
     users.load()
-    roster = Roster(config.limits, config.avatars.when_full, clock, now, users.is_admin)
+    roster = Roster(limits, config.avatars.when_full, clock, now, users.is_admin)
     store = MemoryStore()
     realm = ClockRealm(config.avatars.sharing, roster, desk, store, tally)
     passwords = PasswordPool(reactor, new_hasher(), len(os.sched_getaffinity(0)))
@@ -277,7 +286,7 @@ def make_service(config: Config, reactor: Any, now: Callable[[], float]) -> Cloc
     factory = ClockServerFactory(
         Portal(realm, checkers),
         schedule,
-        config.limits,
+        limits,
         tally,
         clock,
         now,
@@ -285,15 +294,16 @@ def make_service(config: Config, reactor: Any, now: Callable[[], float]) -> Cloc
         accounts.challenge,
     )
     tls = _server_tls(config.tls)
-    service = ClockService(factory, tally, tls, now)
-    service.note_expiry()
+    reload = Reload(config, limits, read_config, factory, roster, users, tls, tally, now)
+    reload.note_expiry()
+    service = ClockService(factory, store, reload, tally, clock, config.server.drain)
     for child in (passwords, *sources):
         child.setServiceParent(service)
     collector = TallyCollector(tally, clock)
 
-    def listen(key: str, description: str, factory: IProtocolFactory) -> None:
+    def listen(key: str, description: str, protocols: IProtocolFactory) -> None:
         endpoint = _endpoint(key, description, reactor)
-        Listener(key, description, endpoint, factory, config.limits.stale_seconds).setServiceParent(service)
+        Listener(key, description, endpoint, protocols, config.limits.stale_seconds).setServiceParent(service)
 
     for description in config.server.listen:
         listen("server.listen", description, factory)
@@ -304,7 +314,7 @@ def make_service(config: Config, reactor: Any, now: Callable[[], float]) -> Cloc
     listen("metrics.listen", config.metrics.listen, NewestStay(site))
     for timer in (
         TimerService(SECOND, service.look, collector),
-        TimerService(SECOND, lambda: factory.expel(users.refresh())),
+        TimerService(SECOND, reload.users),
         TimerService(SECOND / SWEEPS, factory.sweep),
     ):
         timer.clock = clock

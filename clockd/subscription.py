@@ -152,7 +152,7 @@ class ChangeSubscription(Subscription):
     __slots__ = ("_news",)
 
     def __init__(self, newest: Newest, sink: ISink, limits: Limits) -> None:
-        self._news = _News(newest, limits.max_silence)
+        self._news = _News(newest, limits)
         super().__init__(newest, sink, limits)
 
     def _call(self) -> Callable[[ISink], object]:
@@ -189,7 +189,7 @@ class ChangeSubscription(Subscription):
 class _News:
     """Pushes the newest sample of a feed if it is news to one sink.
 
-    It is news if it is not the value that was pushed last, or that was pushed `max_silence` ago.
+    It is news if it is not the value that was pushed last, or that was pushed `limits.max_silence` ago.
     The subscription knows it, and it does not know the subscription, so that nothing is left that holds itself.
 
     Attributes:
@@ -197,11 +197,11 @@ class _News:
         deadband: As of the subscription.
     """
 
-    __slots__ = ("_max_silence", "_newest", "_pushed", "deadband", "last")
+    __slots__ = ("_limits", "_newest", "_pushed", "deadband", "last")
 
-    def __init__(self, newest: Newest, max_silence: float) -> None:
+    def __init__(self, newest: Newest, limits: Limits) -> None:
         self._newest = newest
-        self._max_silence = max_silence
+        self._limits = limits
         self._pushed = 0.0  # when
         self.last: Published | None = None
         self.deadband = 0.0
@@ -229,7 +229,7 @@ class _News:
 
     def _is_news(self, sample: Published, now: float) -> bool:
         last = self.last
-        if last is None or now - self._pushed >= self._max_silence:
+        if last is None or now - self._pushed >= self._limits.max_silence:
             return True
         if sample.version == last.version:
             return False

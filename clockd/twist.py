@@ -1,6 +1,7 @@
 """`twist clockd`: the service that `clockd serve` starts, under Twisted's own runner."""
 
 import time
+from functools import partial
 from pathlib import Path
 
 from twisted.application.service import MultiService
@@ -30,8 +31,8 @@ def makeService(options: Options) -> MultiService:
     """
     make_monotonic(reactor)
     try:
-        config = load(Path(options["config"]) if options["config"] else None)
-        service = make_service(config, reactor, time.time)
+        read = partial(load, Path(options["config"]) if options["config"] else None)
+        service = make_service(read(), reactor, time.time, read)
     except Misconfigured as error:
         raise SystemExit(f"clockd: {error}") from error
     return _OrExit(service)

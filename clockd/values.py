@@ -1,7 +1,7 @@
 """What crosses between modules: samples, accounts, limits and the tally.
 
-Rules of this module: values are frozen; the one exception is the tally, which is counted in place by the reactor's
-thread and read by `metrics`.
+Rules of this module: values are frozen, with two exceptions: the tally, which is counted in place by the reactor's
+thread and read by `metrics`, and the limits, which a reload changes in place.
 """
 
 import math
@@ -140,8 +140,10 @@ class Rights(Struct, frozen=True):
     publish: tuple[str, ...] = ()
 
 
-class Limits(Struct, frozen=True, forbid_unknown_fields=True):
+class Limits(Struct, forbid_unknown_fields=True):
     """What a peer may ask for; the section `[limits]` of the configuration.
+
+    All parts of a server share one, whose values may change while it runs; a connection keeps what it was made with.
 
     Attributes:
         default_period: Seconds between pushes after login, within `min_period`..`max_period`.

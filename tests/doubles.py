@@ -47,7 +47,7 @@ class Sink:
         self.closed = []
         self.samples = []
         self.pull = None
-        self.wants_notices = False
+        self.takes_notices = False
 
     def push(self, sample):
         self.samples.append(sample)
@@ -66,10 +66,10 @@ class Sink:
         self.pull = pull
 
     def take_notices(self, wanted=True):
-        self.wants_notices = wanted
+        self.takes_notices = wanted
 
     def notify(self, notice):
-        if self.wants_notices:
+        if self.takes_notices:
             self.samples.append(notice)
 
 

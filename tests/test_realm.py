@@ -124,31 +124,31 @@ class PublishRatesTests(SynchronousTestCase):
 
     def test_as_many_as_the_rate_may_be_published_at_a_time_and_no_more(self):
         for most in (1, 2, 7, 1000):
-            self.assertEqual(self.publish(PublishRates(most), 5.0), most)
+            self.assertEqual(self.publish(PublishRates(Limits(publishes_per_second=most)), 5.0), most)
 
     def test_they_come_back_with_time(self):
-        rates = PublishRates(10)
+        rates = PublishRates(Limits(publishes_per_second=10))
         self.assertEqual(self.publish(rates, 5.0), 10)
         for now, number in ((5.0, 0), (5.04, 0), (5.1, 1), (5.1, 0), (5.5, 4), (6.5, 10), (100.0, 10)):
             self.assertEqual(self.publish(rates, now), number, now)
 
     def test_one_who_keeps_to_the_rate_is_never_refused(self):
         for most in (1, 3, 10_000):
-            rates = PublishRates(most)
+            rates = PublishRates(Limits(publishes_per_second=most))
             for number in range(3 * most + 10):
                 rates.take("alice", 86400.0 * 365 + number / most)
 
     def test_one_who_tries_on_and_on_gets_the_rate_and_one_burst(self):
-        rates = PublishRates(10)
+        rates = PublishRates(Limits(publishes_per_second=10))
         published = sum(self.publish(rates, 7.0 + tick / 1000) for tick in range(10_001))
         self.assertIn(published, (109, 110, 111))
 
     def test_accounts_have_their_rates_apart(self):
-        rates = PublishRates(3)
+        rates = PublishRates(Limits(publishes_per_second=3))
         self.assertEqual([self.publish(rates, 5.0, account) for account in ("alice", "bob")], [3, 3])
 
     def test_the_refusal_says_what_the_rate_is(self):
-        rates = PublishRates(1)
+        rates = PublishRates(Limits(publishes_per_second=1))
         rates.take("alice", 5.0)
         with self.assertRaisesRegex(TooManyPublishes, "^an account may publish 1 samples a second$"):
             rates.take("alice", 5.0)

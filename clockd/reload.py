@@ -1,0 +1,126 @@
+"""What a running server takes over of a configuration, users and certificates that have changed."""
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+from msgspec.structs import replace
+from twisted.logger import Logger
+
+from clockd.broker import ClockServerFactory
+from clockd.certificate import ServerTLS
+from clockd.config import Config
+from clockd.errors import Misconfigured
+from clockd.realm import Roster
+from clockd.users import UsersFile
+from clockd.values import Limits, Tally
+
+EXPIRY_SECONDS = 14 * 86400.0
+"""A certificate that expires in less is warned of."""
+
+
+class Reload:
+    """Reads again what may change while the server runs; what is broken leaves in force what was read before.
+
+    Args:
+        config: What the server was built from.
+        limits: Those that its parts share; changed in place.
+        read: Reads the configuration again.
+        factory: Knows the connections.
+        roster: Knows the sessions.
+        users: The accounts.
+        tls: What the certificates come from, or None without TLS.
+        tally: Is told when the certificate expires.
+        now: Unix seconds UTC by the host's wall clock.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        config: Config,
+        limits: Limits,
+        read: Callable[[], Config],
+        factory: ClockServerFactory,
+        roster: Roster,
+        users: UsersFile,
+        tls: ServerTLS | None,
+        tally: Tally,
+        now: Callable[[], float],
+    ) -> None:
+        self._config = config
+        self._limits = limits
+        self._read = read
+        self._factory = factory
+        self._roster = roster
+        self._users = users
+        self._tls = tls
+        self._tally = tally
+        self._now = now
+
+    def all(self) -> None:
+        """Read the configuration, the users and the certificates again."""
+        self._configuration()
+        self.users()
+        self._certificates()
+
+    def users(self) -> None:
+        """Read the users file again if it has changed, and close the connections of accounts that are no more."""
+        self._factory.expel(self._users.refresh())
+
+    def note_expiry(self) -> None:
+        """Tell the tally when the certificate expires, and warn if that is soon, or was."""
+        if self._tls is None:
+            return
+        expires = self._tally.tls_expiry = self._tls.expires
+        if expires - self._now() < EXPIRY_SECONDS:
+            self._log.warn(
+                "{certificate}: is good until {moment} UTC only; put a newer one in its place, then send SIGHUP",
+                certificate=str(self._tls.certificate),
+                moment=f"{datetime.fromtimestamp(expires, UTC):%Y-%m-%d %H:%M}",
+            )
+
+    def _configuration(self) -> None:
+        try:
+            config = self._read()
+        except Misconfigured as error:
+            self._log.warn("the configuration read before stays in force: {error}", error=str(error))
+            return
+        changed = _changes(self._config, config)
+        live = {key for key in changed if key.startswith("limits.") or key == "avatars.when_full"}
+        if live:
+            self._take(config)
+            self._log.info("in force from now on: {keys}", keys=", ".join(sorted(live)))
+        if changed - live:
+            self._log.warn("changed, but for that clockd has to be restarted: {keys}", keys=", ".join(sorted(changed - live)))
+
+    def _take(self, config: Config) -> None:
+        for key in self._limits.__struct_fields__:
+            setattr(self._limits, key, getattr(config.limits, key))
+        self._factory.take_limits()
+        self._roster.when_full = config.avatars.when_full
+        avatars = replace(self._config.avatars, when_full=config.avatars.when_full)
+        self._config = replace(self._config, limits=config.limits, avatars=avatars)
+
+    def _certificates(self) -> None:
+        if self._tls is None:
+            return
+        try:
+            self._tls.reload()
+        except Misconfigured as error:
+            self._log.warn("the certificates read before stay in force: {error}", error=str(error))
+        else:
+            self._log.info("{certificate}: read again, with what belongs to it", certificate=str(self._tls.certificate))
+        self.note_expiry()
+
+
+def _changes(old: Config, new: Config) -> set[str]:
+    """Return the keys that differ between two configurations, as `section.key`; of a feed, its section."""
+    changed = set()
+    for section in Config.__struct_fields__:
+        before, after = getattr(old, section), getattr(new, section)
+        if isinstance(after, dict):
+            keys = {name for name in {*before, *after} if before.get(name) != after.get(name)}
+        else:
+            keys = {key for key in after.__struct_fields__ if getattr(before, key) != getattr(after, key)}
+        changed |= {f"{section}.{key}" for key in keys}
+    return changed
