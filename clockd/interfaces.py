@@ -6,9 +6,10 @@ Rules of this module: an interface is documented here in full; what implements i
 from collections.abc import Callable, Mapping, Sequence
 
 from twisted.cred.credentials import ICredentials
+from twisted.internet.defer import Deferred
 from zope.interface import Attribute, Interface
 
-from clockd.values import Sample
+from clockd.values import Remembered, Retained, Sample
 
 
 class IFeed(Interface):
@@ -57,3 +58,36 @@ class ISession(Interface):
 
     def begin() -> None:
         """Start pushing; called once, when the answer to the login has been written."""
+
+
+class IAccountStore(Interface):
+    """What outlives connections, in memory; some stores keep it longer than the process.
+
+    None of these raises for what a disk does, and none waits for one but through its Deferred.
+    """
+
+    trouble: str | None = Attribute("What keeps it from writing and what to do about it, a sentence; None if nothing.")
+
+    def open() -> Deferred[None]:
+        """Read everything; fires when it can be asked, with None always. What could not be read is told by `trouble`.
+
+        Before it, and after `close`, there is memory only.
+        """
+
+    def account(name: str) -> Remembered:
+        """Return what is remembered of an account; of one that it has never heard of, `Remembered()`."""
+
+    def remember(name: str, what: Remembered) -> None:
+        """Put something in the place of what was remembered of an account."""
+
+    def sample(feed: str) -> Retained | None:
+        """Return the sample of a feed that was kept last, or None."""
+
+    def retain(feed: str, sample: Retained) -> None:
+        """Keep a sample in the place of the one before."""
+
+    def save() -> Deferred[None]:
+        """Write now what is to be written; fires when that was tried, with None always, in some seconds at most."""
+
+    def close() -> Deferred[None]:
+        """Save, then let go of everything; fires as `save` does. Closing twice is harmless."""

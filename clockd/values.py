@@ -95,6 +95,38 @@ class Account(Struct, frozen=True):
     salt: bytes = b""
 
 
+class Remembered(Struct, frozen=True, gc=False):
+    """What is kept of an account when its connections have ended.
+
+    Attributes:
+        subscriptions: By feed name, `time` among them: period in seconds, and deadband; not to be changed.
+        logins: How often it has logged in.
+        pushes: Pushes that were written to its connections.
+        first_seen: When it logged in first, Unix seconds UTC; None if it never has.
+        last_seen: When it was here last, Unix seconds UTC.
+    """
+
+    subscriptions: dict[str, tuple[Seconds, Annotated[float, Meta(ge=0)]]] = {}
+    logins: int = 0
+    pushes: int = 0
+    first_seen: float | None = None
+    last_seen: float | None = None
+
+
+class Retained(Struct, frozen=True, gc=False):
+    """What is kept of a feed: its newest sample.
+
+    Attributes:
+        sequence: Number of the sample in its feed, from 1.
+        stamp: When the value was true, Unix seconds UTC.
+        encoded: The value's bytes in the dialect `pb`.
+    """
+
+    sequence: int
+    stamp: float
+    encoded: bytes
+
+
 class Rights(Struct, frozen=True):
     """Who may do what with a feed; names of accounts, or `*` for all.
 
