@@ -192,10 +192,8 @@ class SQLiteStore(MemoryStore):
 
     async def _close(self) -> None:
         await self._write()
+        self._forget_next()
         database, self._database = self._database, None
-        if self._next is not None:
-            self._next.cancel()
-            self._next = None
         if database is not None:
             await database.call(database.close)
             database.stop()
@@ -204,10 +202,7 @@ class SQLiteStore(MemoryStore):
         """Have what has changed written, and what is new in the file read."""
         if self._database is None:
             return
-        if self._next is not None:
-            if self._next.active():
-                self._next.cancel()
-            self._next = None
+        self._forget_next()
         late = self._reactor.callLater(SAVE_SECONDS, self._begin_trouble, f"the disk of {self._path} does not answer")
         changed, self._changed = self._changed, Batch({}, {})
         try:
@@ -242,6 +237,11 @@ class SQLiteStore(MemoryStore):
         if self._database is not None and self._next is None:
             self._next = self._reactor.callLater(seconds, self._locked, self._write)
 
+    def _forget_next(self) -> None:
+        call, self._next = self._next, None
+        if call is not None and call.active():
+            call.cancel()
+
     def _locked(self, work: Callable[[], Any]) -> Deferred[None]:
         return self._lock.run(lambda: Deferred.fromCoroutine(work()))
 
@@ -272,7 +272,8 @@ class SQLiteStore(MemoryStore):
             )
         if isinstance(error, Unusable):
             return f"{self._path}: {error}"
-        self._log.failure("what is remembered could not be written for a reason of the server's own")
+        if self.trouble is None:
+            self._log.failure("what is remembered could not be written for a reason of the server's own")
         return f"{self._path}: the server failed; its log says why"
 
     def _report(self, what: str) -> None:
