@@ -81,6 +81,8 @@ _ADVICE = {
     sqlite3.SQLITE_IOERR: "the disk cannot be read or written; see whether it is full or broken",
 }
 
+_SILENT = "the disk does not answer; see whether it is busy or broken"
+
 _READ_ACCOUNTS = "SELECT name, subscriptions, logins, pushes, first_seen, last_seen FROM account"
 _READ_SAMPLES = "SELECT feed, sequence, stamp, encoded FROM sample"
 _WRITE_ACCOUNT = "INSERT OR REPLACE INTO account VALUES (?, ?, ?, ?, ?, ?)"
@@ -203,7 +205,7 @@ class SQLiteStore(MemoryStore):
         if self._database is None:
             return
         self._forget_next()
-        late = self._reactor.callLater(SAVE_SECONDS, self._begin_trouble, f"the disk of {self._path} does not answer")
+        late = self._reactor.callLater(SAVE_SECONDS, self._begin_trouble, f"{self._path}: {_SILENT}")
         changed, self._changed = self._changed, Batch({}, {})
         try:
             while (found := await self._database.call(self._database.exchange, changed)) is not None:
@@ -260,7 +262,7 @@ class SQLiteStore(MemoryStore):
 
     def _begin_trouble(self, trouble: str) -> None:
         if self.trouble is None:
-            self._log.warn("{trouble}; until then what is remembered is in memory only", trouble=trouble)
+            self._log.warn("{trouble}; meanwhile what is remembered is in memory only", trouble=trouble)
         self.trouble = trouble
 
     def _words(self, error: Exception) -> str:
@@ -310,6 +312,7 @@ class Database:
         # Open at least as long as the connection: to close a file gives up what locks SQLite has on it
         # (https://sqlite.org/howtocorrupt.html, 2.2). And as long as it is open there is no other of its inode.
         self._file = _NONE
+        self._size = 0  # when it was looked at last
         self._sides: set[tuple[int, int]] = set()  # what files are the log of this one
 
     def start(self) -> None:
@@ -386,14 +389,16 @@ class Database:
         Raises:
             Damaged: Somebody has written to it, and not by SQLite.
         """
-        header = os.pread(self._file, 32, 0)
+        header, status = os.pread(self._file, 32, 0), os.fstat(self._file)
         page, pages = int.from_bytes(header[16:18]), int.from_bytes(header[28:32])
         if not header.startswith(_HEADER):
             raise Damaged("was overwritten")
-        if os.fstat(self._file).st_size < pages * (65536 if page == 1 else page):
+        # one of these alone is what VACUUM may do, or who is killed while the log is copied into the file
+        if status.st_size < self._size and status.st_size < page * pages:
             raise Damaged("was cut short")
+        self._size = status.st_size
         try:
-            same = os.path.samestat(self._path.stat(), os.fstat(self._file))
+            same = os.path.samestat(self._path.stat(), status)
         except FileNotFoundError:
             same = False
         if not same:
@@ -411,6 +416,7 @@ class Database:
             self._file = file
         self._connect()
         self._ready = True
+        self._size = os.fstat(self._file).st_size
 
     def _connect(self) -> None:
         """Connect to the file that is open, and see that it can be used."""

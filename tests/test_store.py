@@ -443,7 +443,7 @@ class TroubleTests(TroubleCase):
             self.reactor.advance(SAVE_SECONDS)
         self.assertIsNone(self.successResultOf(saving))
         self.assertIsNone(self.successResultOf(closing_))
-        self.assertEqual(store.trouble, f"the disk of {self.path} does not answer")
+        self.assertEqual(store.trouble, f"{self.path}: the disk does not answer; see whether it is busy or broken")
         self.assertEqual([event["log_level"] for event in logs], [LogLevel.warn])
         store.remember("bob", BOB)
         self.passes(store, 0)

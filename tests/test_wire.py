@@ -376,10 +376,10 @@ class DecodingTests(SynchronousTestCase):
 
     def test_one_that_is_too_deep_or_too_long_is_refused(self):
         encode = Encoder(b"pb").encode
-        for value in (nested(list, 5), b"x" * 4094, MOST * 2):
-            self.refused(encode(jelly(value)) if value != MOST * 2 else b"\x01" * 65 + banana.LONGINT)
-        self.refused(b"\x01\x80" * 2048)
-        self.refused(b"\x01\x80" * 10**6)
+        for value in (nested(list, 5), nested(dict, 5), b"x" * 4094):
+            self.refused(encode(jelly(value)))
+        for encoded in (65 * b"\x01" + banana.LONGINT, 2047 * b"\x01\x80" + b"\x01\x81", 10**6 * b"\x01\x80"):
+            self.refused(encoded)
 
 
 class SampleTests(SynchronousTestCase):
