@@ -159,8 +159,8 @@ class SQLiteStore(MemoryStore):
         self._now = now
         self._failed = failed
         self._database: Database | None = None  # while it is open
-        self._changed = Batch({}, {})  # to be written, with nothing that a batch in hand has
-        self._unread = True
+        self._changed = Batch({}, {})  # to be written, without what is being written
+        self._unread = True  # nothing was read yet
         self._next: IDelayedCall | None = None  # of the next batch; it stays until that begins
         self._lock = DeferredLock()  # one batch at a time
 
@@ -267,12 +267,12 @@ class SQLiteStore(MemoryStore):
 
     def _words(self, error: Exception) -> str:
         if isinstance(error, sqlite3.Error):
-            return f"{self._path}: {_ADVICE.get(_kind(error), f'SQLite says {error}; move the file away')}"
+            return f"{self._path}: {_ADVICE.get(_kind(error), f'SQLite says: {error}; if it stays so, move the file away')}"
         if isinstance(error, OSError):
             return (
                 f"{self._path}: {error.strerror}; see that its directory is there and that the server may write to it"
             )
-        if isinstance(error, Unusable):
+        if isinstance(error, Unusable | Damaged):
             return f"{self._path}: {error}"
         if self.trouble is None:
             self._log.failure("what is remembered could not be written for a reason of the server's own")
@@ -354,22 +354,30 @@ class Database:
             sqlite3.Error: It could not be done.
             OSError: As before.
             Unusable: The file is to be left alone.
+            Damaged: That in its place was damaged, too.
         """
         try:
-            return self._exchange(changed)
+            return self._try(changed)
         except Damaged as error:
             self._move_aside(str(error))
+        return self._try(changed)
+
+    def _try(self, changed: Batch) -> Batch | None:
+        """Do what `exchange` does, without a remedy for damage; of a connection that may be no good it lets go."""
+        try:
+            return self._exchange(changed)
         except sqlite3.Error as error:
             kind = _kind(error)
-            if kind not in _DAMAGED:
-                if kind not in _PASSING or not self._ready:
-                    self._disconnect()
-                raise
-            self._move_aside(f"is damaged ({error})")
+            if kind in _DAMAGED:
+                raise Damaged(f"is damaged ({error})") from error
+            if kind not in _PASSING or not self._ready:
+                self._disconnect()
+            raise
+        except Damaged:
+            raise
         except BaseException:
             self._disconnect()
             raise
-        return self._exchange(changed)
 
     def _exchange(self, changed: Batch) -> Batch | None:
         if self._ready:
@@ -397,23 +405,25 @@ class Database:
         if status.st_size < self._size and status.st_size < page * pages:
             raise Damaged("was cut short")
         self._size = status.st_size
-        try:
-            same = os.path.samestat(self._path.stat(), status)
-        except FileNotFoundError:
-            same = False
-        if not same:
+        if not self._is_in_place():
             self._disconnect()
+
+    def _is_in_place(self) -> bool:
+        """Tell whether the path still leads to the file."""
+        try:
+            return os.path.samestat(self._path.stat(), os.fstat(self._file))
+        except FileNotFoundError:
+            return False
 
     def _open(self) -> None:
         """Open the file that is there, or make one."""
-        file = os.open(self._path, os.O_RDONLY | os.O_CREAT | os.O_NONBLOCK | os.O_CLOEXEC, 0o600)
-        if self._file != _NONE and os.path.samestat(os.fstat(file), os.fstat(self._file)):
-            os.close(file)
-        else:
-            if self._file != _NONE:
-                self._report("was removed or replaced; all that is in memory is written to the file that is there now")
+        replaced = self._file != _NONE and not self._is_in_place()
+        if replaced:
             self._forget()
-            self._file = file
+        if self._file == _NONE:
+            self._file = os.open(self._path, os.O_RDONLY | os.O_CREAT | os.O_NONBLOCK | os.O_CLOEXEC, 0o600)
+        if replaced:
+            self._report("was removed or replaced; all that is in memory is written to the file that is there now")
         self._connect()
         self._ready = True
         self._size = os.fstat(self._file).st_size
@@ -441,6 +451,7 @@ class Database:
         if found != "ok":
             raise Damaged(f"is damaged ({' '.join(found.split())})")
         migrate(connection, scripts, f"{self._real}.version-{version}-{self._stamp}")
+        connection.text_factory = bytes  # or what is no UTF-8 would end the reading
         self._sides = {identity for side in _SIDES if (identity := _identity(self._real + side)) is not None}
 
     def _read(self) -> Batch:
@@ -448,15 +459,12 @@ class Database:
 
     def _rows(self, query: str, make: Callable[..., T]) -> dict[str, T]:
         """Return values by name; a row that makes no sense costs itself, and not all of them."""
-        connection = self._pool.connect()
-        connection.text_factory = bytes
         found, lost = {}, 0
-        for name, *columns in connection.execute(query):
+        for name, *columns in self._pool.connect().execute(query):
             try:
                 found[name.decode()] = make(*columns)
             except (ValueError, MsgspecError):
                 lost += 1
-        connection.text_factory = str
         if lost:
             self._report(f"{lost} of its rows make no sense and are left out")
         return found
