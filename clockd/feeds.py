@@ -2,13 +2,14 @@
 
 import math
 from collections.abc import Callable, Iterable, Mapping
+from typing import cast
 
 from twisted.internet.interfaces import IReactorTime
 from zope.interface import implementer
 
 from clockd.errors import InvalidValue, NotPermitted, UnknownFeed
-from clockd.interfaces import IFeed
-from clockd.values import EVERYBODY, FeedTally, Published, Rights, Sample
+from clockd.interfaces import IAccountStore, IFeed
+from clockd.values import EVERYBODY, FeedTally, Published, Retained, Rights, Sample
 
 
 @implementer(IFeed)
@@ -79,6 +80,44 @@ class LatestFeed:
         self._counts.updates += 1
         self._counts.updated = now
         return self._sequence
+
+
+class RetainedFeed(LatestFeed):
+    """A feed whose latest sample is still there after a restart.
+
+    Args:
+        name, encode, counts, now: As for `LatestFeed`.
+        decode: Returns the value that `encode` made these bytes of, or raises `InvalidValue`.
+        store: Keeps the sample.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        encode: Callable[[object], bytes],
+        counts: FeedTally,
+        now: Callable[[], float],
+        decode: Callable[[bytes], object],
+        store: IAccountStore,
+    ) -> None:
+        super().__init__(name, encode, counts, now)
+        self._decode = decode
+        self._store = store
+
+    def publish(self, value: object, stamp: object = None) -> int:
+        """Put a value in force, and have it kept."""
+        sequence = super().publish(value, stamp)
+        latest = cast("Published", self._latest)
+        self._store.retain(self.name, Retained(sequence, latest.stamp, latest.encoded))
+        return sequence
+
+    def restore(self) -> None:
+        """Put in force what was kept, if anything was; before there is anything else."""
+        kept = self._store.sample(self.name)
+        if kept is not None:
+            value = self._decode(kept.encoded)
+            self._sequence = kept.sequence
+            self._latest = Published(self.name, kept.sequence, kept.stamp, value, kept.encoded, 0)
 
 
 class SampledFeed(LatestFeed):

@@ -61,33 +61,6 @@ class IClient(ISink):
         """Close the connection once all is written, for one of `CLOSE_REASONS`."""
 
 
-class IAccountStore(Interface):
-    """What outlives connections: kept in memory, and written behind where it can be."""
-
-    trouble: str | None = Attribute("What keeps it from writing, as a sentence; None if nothing.")
-
-    def open() -> Deferred[None]:
-        """Read everything; never fails: where it cannot, `trouble` says why, and what there is is kept in memory."""
-
-    def account(name: str) -> Remembered:
-        """Return what is kept of an account."""
-
-    def remember(name: str, what: Remembered) -> None:
-        """Keep this of an account."""
-
-    def sample(feed: str) -> Retained | None:
-        """Return the sample that is kept of a feed."""
-
-    def retain(feed: str, sample: Retained) -> None:
-        """Keep a sample of a feed."""
-
-    def save() -> Deferred[None]:
-        """Write what is to be written now; never fails."""
-
-    def close() -> Deferred[None]:
-        """Save, then close; idempotent."""
-
-
 class IPeerCertificate(ICredentials):
     """The certificate that a peer has shown in the handshake of TLS, where it was found good."""
 
@@ -101,3 +74,36 @@ class ISession(Interface):
 
     def begin() -> None:
         """Start pushing; called once, when the answer to the login has been written."""
+
+
+class IAccountStore(Interface):
+    """What outlives connections, in memory; some stores keep it longer than the process.
+
+    None of these raises for what a disk does, and none waits for one but through its Deferred.
+    """
+
+    trouble: str | None = Attribute("What keeps it from writing and what to do about it, a sentence; None if nothing.")
+
+    def open() -> Deferred[None]:
+        """Read everything; fires when it can be asked, with None always. What could not be read is told by `trouble`.
+
+        Before it, and after `close`, there is memory only.
+        """
+
+    def account(name: str) -> Remembered:
+        """Return what is remembered of an account; of one that it has never heard of, `Remembered()`."""
+
+    def remember(name: str, what: Remembered) -> None:
+        """Put something in the place of what was remembered of an account."""
+
+    def sample(feed: str) -> Retained | None:
+        """Return the sample of a feed that was kept last, or None."""
+
+    def retain(feed: str, sample: Retained) -> None:
+        """Keep a sample in the place of the one before."""
+
+    def save() -> Deferred[None]:
+        """Write now what is to be written; fires when that was tried, with None always, in some seconds at most."""
+
+    def close() -> Deferred[None]:
+        """Save, then let go of everything; fires as `save` does. Closing twice is harmless."""

@@ -85,6 +85,12 @@ class TallyCollector(Collector):
             "Seconds from a push that asks for an answer to the answer.",
             tally.acknowledgement,
         )
+        yield GaugeMetricFamily(
+            "clockd_store_up", "1 while what is remembered is written, 0 while it is in memory only.", tally.store_up
+        )
+        yield CounterMetricFamily(
+            "clockd_store_errors", "Reads and writes of the store that failed.", tally.store_errors
+        )
         yield CounterMetricFamily(
             "clockd_unhandled_errors",
             "Errors that reached the log with a traceback; each is a bug.",
@@ -267,17 +273,18 @@ class _Scrape(Resource):
 class _Health(Resource):
     isLeaf = True
 
-    def __init__(self, trouble: Callable[[], str | None]) -> None:
+    def __init__(self, trouble: Callable[[], str | None], remark: Callable[[], str | None]) -> None:
         super().__init__()
         self._trouble = trouble
+        self._remark = remark
 
     def render_GET(self, request: Request) -> bytes:
-        """Answer 200 `ok`, or 503 and what is wrong."""
+        """Answer 200 `ok`, or 503 and what is wrong; in a second line what is to be looked after, if anything is."""
         request.setHeader("content-type", "text/plain; charset=utf-8")
         trouble = self._trouble()
         if trouble is not None:
             request.setResponseCode(503)
-        return f"{trouble or 'ok'}\n".encode()
+        return "".join(f"{line}\n" for line in (trouble or "ok", self._remark()) if line).encode()
 
 
 class _Channel(HTTPChannel):
@@ -353,6 +360,7 @@ class NewestStay(WrappingFactory):
 def metrics_site(
     collector: TallyCollector,
     trouble: Callable[[], str | None],
+    remark: Callable[[], str | None],
     reactor: IReactorTime,
     in_thread: InThread,
     give_way: Callable[[], object],
@@ -362,6 +370,7 @@ def metrics_site(
     Args:
         collector: What `/metrics` shows, beside what the client library knows of the process and of Python.
         trouble: Tells what keeps the service from being ready; None if nothing does.
+        remark: Tells what is to be looked after though it is ready; None if nothing is.
         reactor: Where the site's own time-outs run.
         in_thread: Calls something that takes a while outside the reactor's thread.
         give_way: Has calls made that are due, if what connections send keeps the reactor from it.
@@ -372,6 +381,6 @@ def metrics_site(
     GCCollector(registry=registry)
     root = Resource()
     root.putChild(b"metrics", _Scrape(registry, ProcessCollector(registry=None), in_thread, give_way))
-    root.putChild(b"healthz", _Health(lambda: None))
-    root.putChild(b"readyz", _Health(trouble))
+    root.putChild(b"healthz", _Health(lambda: None, lambda: None))
+    root.putChild(b"readyz", _Health(trouble, remark))
     return _QuietSite(root, reactor, give_way)

@@ -4,6 +4,7 @@ import gc
 import os
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -37,7 +38,7 @@ from clockd.realm import ClockRealm, Roster
 from clockd.reload import Reload
 from clockd.schedule import Schedule
 from clockd.sources import make_feeds
-from clockd.store import MemoryStore
+from clockd.store import MemoryStore, SQLiteStore
 from clockd.transport import TLSFactory, prepare
 from clockd.users import UsersFile
 from clockd.values import Tally
@@ -164,13 +165,23 @@ class ClockService(MultiService):
         self.ready = Deferred()
         self._stopped = None
         self._state = "starting"
-        self._store.open()
-        super().startService()
+        Service.startService(self)
+        self._store.open().addCallback(self._opened)
+
+    def _opened(self, _: None) -> None:
+        """Start all parts, now that what is remembered has been read."""
+        if self._state != "starting":  # it was stopped meanwhile
+            return
+        self._state = "opening ports"
+        for feed in self._retained:
+            feed.restore()
+        for service in self:
+            service.startService()
         listening = [listener.listening for listener in self._listeners()]
         gatherResults(listening, consumeErrors=True).addCallbacks(self._listening, self._failed)
 
     async def _stop(self) -> None:
-        self._state = "draining"
+        started, self._state = self._state != "starting", "draining"
         self._log.info("clockd stops, in {seconds:g} s at the latest", seconds=self._drain)
         *brokers, _ = self._listeners()  # HTTP goes on: it says that the server drains
         for listener in brokers:
@@ -179,7 +190,7 @@ class ClockService(MultiService):
         with suppress(NotEmptied):
             await self._factory.drain().addTimeout(self._drain, self._clock)
         self._factory.end_all()
-        await maybeDeferred(super().stopService)
+        await maybeDeferred(super().stopService if started else partial(Service.stopService, self))
         await self._store.close()
         globalLogPublisher.removeObserver(self._observer)
 
@@ -202,6 +213,10 @@ class ClockService(MultiService):
     def reload(self) -> None:
         """Read the configuration, users and certificates again; what is broken leaves the old in force."""
         self._reload.all()
+
+    def remark(self) -> str | None:
+        """Return what the operator should look after though the service is ready, or None."""
+        return None if self._store.trouble is None else f"store: {self._store.trouble}"
 
     def make_room(self, descriptors: int) -> None:
         """Have no more connections than there are descriptors for.
@@ -226,6 +241,7 @@ class ClockService(MultiService):
             self._factory.ended.clear()
             gc.collect()
         self._lateness, self._observed = mean_since(self._observed, self.tally.lateness)
+        self.tally.store_up = self._store.trouble is None
 
     def _listeners(self) -> list[Listener]:
         return [service for service in self if isinstance(service, Listener)]
@@ -276,7 +292,7 @@ def make_service(
     users = UsersFile(Path(config.auth.users))
     users.load()
     roster = Roster(limits, config.avatars.when_full, clock, now, users.is_admin)
-    store = MemoryStore()
+    store = _store(config.server.state, tally, reactor, now)
     realm = ClockRealm(config.avatars.sharing, roster, desk, store, tally)
     passwords = PasswordPool(reactor, new_hasher(), len(os.sched_getaffinity(0)))
     accounts = AccountChecker(users, passwords.fits)
@@ -310,7 +326,7 @@ def make_service(
     if tls is not None:
         for description in config.tls.listen:
             listen("tls.listen", description, TLSFactory(tls, factory, clock, factory.took))
-    site = metrics_site(collector, service.trouble, clock, in_thread, schedule.catch_up)
+    site = metrics_site(collector, service.trouble, service.remark, clock, in_thread, schedule.catch_up)
     listen("metrics.listen", config.metrics.listen, NewestStay(site))
     for timer in (
         TimerService(SECOND, service.look, collector),
@@ -320,6 +336,13 @@ def make_service(
         timer.clock = clock
         timer.setServiceParent(service)
     return service
+
+
+def _store(state: str, tally: Tally, reactor: Any, now: Callable[[], float]) -> IAccountStore:
+    def failed() -> None:
+        tally.store_errors += 1
+
+    return SQLiteStore(Path(state), reactor, now, failed) if state else MemoryStore()
 
 
 def _server_tls(config: Tls) -> ServerTLS | None:

@@ -96,31 +96,31 @@ class Account(Struct, frozen=True):
     role: Literal["", "admin"] = ""
 
 
-class Remembered(Struct, frozen=True):
-    """What is kept of an account.
+class Remembered(Struct, frozen=True, gc=False):
+    """What is kept of an account when its connections have ended.
 
     Attributes:
-        subscriptions: By feed name: period in seconds, and deadband.
-        logins: How often it logged in.
-        pushes: Pushes to its connections, of those that have ended.
-        first_seen: When it first logged in, Unix seconds UTC.
-        last_seen: When it last logged in or out.
+        subscriptions: By feed name, `time` among them: period in seconds, and deadband; not to be changed.
+        logins: How often it has logged in.
+        pushes: Pushes that were written to its connections.
+        first_seen: When it logged in first, Unix seconds UTC; None if it never has.
+        last_seen: When it was here last, Unix seconds UTC.
     """
 
-    subscriptions: dict[str, tuple[float, float]] = {}
+    subscriptions: dict[str, tuple[Seconds, Annotated[float, Meta(ge=0)]]] = {}
     logins: int = 0
     pushes: int = 0
     first_seen: float | None = None
     last_seen: float | None = None
 
 
-class Retained(Struct, frozen=True):
-    """The newest sample of a feed.
+class Retained(Struct, frozen=True, gc=False):
+    """What is kept of a feed: its newest sample.
 
     Attributes:
-        sequence: Its number.
-        stamp: When it was true, Unix seconds UTC.
-        encoded: Its value in the dialect `pb`, as `Published.encoded`.
+        sequence: Number of the sample in its feed, from 1.
+        stamp: When the value was true, Unix seconds UTC.
+        encoded: The value's bytes in the dialect `pb`.
     """
 
     sequence: int
@@ -327,6 +327,8 @@ class Tally:
         periods: Calls of `setperiod`, by result.
         lateness: Seconds from due time to write.
         acknowledgement: Seconds from a push that asks to its answer.
+        store_up: Whether what is remembered is written, too.
+        store_errors: Reads and writes of the store that failed.
         unhandled_errors: Errors that reached Twisted's log; each is a bug.
         tls_expiry: When the server's certificate expires, Unix seconds; None without TLS.
     """
@@ -343,6 +345,8 @@ class Tally:
         self.periods = dict.fromkeys(PERIOD_RESULTS, 0)
         self.lateness = Histogram(LATENESS_BOUNDS)
         self.acknowledgement = Histogram(ACKNOWLEDGEMENT_BOUNDS)
+        self.store_up = True
+        self.store_errors = 0
         self.unhandled_errors = 0
         self.tls_expiry: float | None = None
 

@@ -12,7 +12,7 @@ from io import BytesIO
 from typing import Any
 
 from twisted.spread import banana
-from twisted.spread.jelly import jelly
+from twisted.spread.jelly import SecurityOptions, jelly, unjelly
 
 from clockd.errors import InvalidValue
 from clockd.values import Published, Sample
@@ -26,6 +26,7 @@ VALUE_DEPTH = 4
 MOST = 2**448 - 1
 """Largest int: stock Banana takes 64 digits of 7 bits."""
 
+_NO_VALUE = "the bytes are those of no value"
 _LARGEST_INT = 2**31 - 1  # beyond it Banana's number is a long one
 _DIGITS = tuple(bytes((digit,)) for digit in range(128))
 _STAMP = struct.Struct("!d").pack
@@ -143,6 +144,41 @@ class ValueEncoder:
 
     def _string(self, data: bytes) -> bytes:
         return self._words.get(data) or _number(len(data)) + banana.STRING + data
+
+
+def decode_value(encoded: bytes) -> object:
+    """Return the value that a `ValueEncoder` of the dialect `pb` made these bytes of.
+
+    Raises:
+        InvalidValue: It makes no such bytes of any value.
+    """
+    reader = _Reader()
+    taster = SecurityOptions()
+    taster.allowBasicTypes()
+    try:
+        if len(encoded) <= VALUE_BYTES:
+            reader.dataReceived(encoded)
+            (expression,) = reader.expressions
+            value: object = unjelly(expression, taster)
+            if ValueEncoder(b"pb").encode(value) == encoded:  # else there is more, or something else that jelly knows
+                return value
+    except Exception as error:
+        raise InvalidValue(_NO_VALUE) from error
+    raise InvalidValue(_NO_VALUE)
+
+
+class _Reader(banana.Banana):
+    """Collects expressions in the dialect `pb`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.connectionMade()
+        self.currentDialect = b"pb"
+        self.expressions: list[Any] = []
+
+    def expressionReceived(self, obj: Any) -> None:
+        """Take one."""
+        self.expressions.append(obj)
 
 
 class SampleEncoder:

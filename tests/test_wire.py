@@ -24,6 +24,7 @@ from clockd.wire import (
     PushTemplate,
     SampleEncoder,
     ValueEncoder,
+    decode_value,
 )
 
 DIALECTS = (b"pb", b"none")
@@ -308,6 +309,77 @@ class ValueTests(SynchronousTestCase):
         reader.callExpressionReceived = found.append
         reader.dataReceived(encoded)
         self.assertEqual((len(found), reader.buffer), (1, b""))
+
+
+class DecodingTests(SynchronousTestCase):
+    def setUp(self):
+        self.encode = ValueEncoder(b"pb").encode
+
+    def refused(self, encoded):
+        with self.assertRaisesRegex(InvalidValue, "^the bytes are those of no value$"):
+            decode_value(encoded)
+
+    @given(values)
+    @example([(), {}, [], {None: (True, False, b"", "")}])
+    @example({1: [b"list", b"None", "unicode"], -(2**40): (math.inf, -0.0)})
+    @example([[1], [1]])
+    def test_every_value_that_is_encoded_comes_back_as_it_was(self, value):
+        assume(containers(value)[1] <= VALUE_DEPTH)
+        encoded = self.encode(value)
+        decoded = decode_value(encoded)
+        self.assertEqual(repr(decoded), repr(value))  # it tells types and signs apart, and takes NaN for NaN
+        self.assertEqual(self.encode(decoded), encoded)
+
+    def test_the_longest_and_the_deepest_come_back(self):
+        for value in (b"x" * 4093, "x" * 4082, [0] * 2044 + [128], MOST, -MOST, *(nested(k, 4) for k in (list, dict))):
+            self.assertEqual(decode_value(self.encode(value)), value)
+
+    @given(st.binary(max_size=100))
+    @example(b"")
+    def test_any_bytes_are_a_value_s_or_refused(self, encoded):
+        try:
+            value = decode_value(encoded)
+        except InvalidValue:
+            return
+        self.assertEqual(self.encode(value), encoded)
+
+    @given(values, st.data())
+    def test_a_part_of_a_value_and_one_with_more_behind_it_are_refused(self, value, data):
+        assume(containers(value)[1] <= VALUE_DEPTH)
+        encoded = self.encode(value)
+        self.refused(encoded[: data.draw(st.integers(0, len(encoded) - 1))])
+        self.refused(encoded + encoded)
+        self.refused(encoded + b"\x80")
+
+    def test_what_is_no_value_is_refused(self):
+        encode = Encoder(b"pb").encode
+        for jelly_ in (
+            [b"remote", 1],
+            [b"local", b"root"],
+            [b"set", 1],
+            [b"datetime", b"2026 1 1 0 0 0 0"],
+            [b"decimal", 1, 1],
+            [b"module", b"os"],
+            [b"os.system", [b"dictionary"]],
+            [b"reference", 1, [b"list"]],
+            [b"dereference", 1],
+            [b"boolean", b"perhaps"],
+            [b"unicode", b"\xff"],
+            [b"dictionary", [[b"list"], 1]],
+            [b"dictionary", [1, 2], [1, 3]],
+            [b"None", 1],
+            [1, 2],
+            [],
+        ):
+            for value in (jelly_, [b"list", jelly_]):
+                self.refused(encode(value))
+
+    def test_one_that_is_too_deep_or_too_long_is_refused(self):
+        encode = Encoder(b"pb").encode
+        for value in (nested(list, 5), nested(dict, 5), b"x" * 4094):
+            self.refused(encode(jelly(value)))
+        for encoded in (65 * b"\x01" + banana.LONGINT, 2047 * b"\x01\x80" + b"\x01\x81", 10**6 * b"\x01\x80"):
+            self.refused(encoded)
 
 
 class SampleTests(SynchronousTestCase):
