@@ -2,9 +2,11 @@ import gc
 import shutil
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 from queue import Queue
 from threading import Event, current_thread, main_thread
+from weakref import finalize
 
 from doubles import EPOCH
 from twisted.internet.defer import Deferred
@@ -24,17 +26,10 @@ encode = ValueEncoder(b"pb").encode
 
 
 class Hand:
-    """A caller whose calls the test makes by hand."""
+    """A thread whose calls the test makes by hand."""
 
     def __init__(self):
-        self.running = False
         self.asked = []
-
-    def start(self):
-        self.running = True
-
-    def stop(self):
-        self.running = False
 
     def call(self, what):
         answered = Deferred()
@@ -67,7 +62,7 @@ class SourceTests(SynchronousTestCase):
 
     def make(self, check):
         return PluginSource(
-            *(self.feed, self.load, 2.0, self.hand, check, self.clock, self.now),
+            *(self.feed, self.load, 2.0, self.hand.call, check, self.clock, self.now),
             lambda name, error: self.reports.append((name, str(error))),
         )
 
@@ -96,10 +91,10 @@ class SourceTests(SynchronousTestCase):
         self.source.stopService()
         self.source.stopService()
         gc.collect()
-        self.assertEqual((self.hand.running, self.clock.getDelayedCalls()), (False, []))
+        self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_before_the_start_nothing_is_called(self):
-        self.assertEqual((self.hand.running, self.hand.asked, self.loads), (False, [], 0))
+        self.assertEqual((self.hand.asked, self.loads), ([], 0))
 
     def test_what_it_returns_is_published_with_the_moment_at_which_it_did(self):
         self.source.startService()
@@ -208,7 +203,7 @@ class SourceTests(SynchronousTestCase):
         self.hand.asked.clear()
         self.source.startService()
         self.returns(1)
-        self.assertEqual((self.hand.running, self.feed.latest().value), (True, 1))
+        self.assertEqual(self.feed.latest().value, 1)
 
 
 class Reactor:
@@ -230,8 +225,8 @@ class LoneThreadTests(SynchronousTestCase):
     def setUp(self):
         self.reactor = Reactor()
         self.thread = LoneThread("a plug-in", self.reactor)
-        self.thread.start()
-        self.addCleanup(self.thread.stop)
+        self.thread.startService()
+        self.addCleanup(self.thread.stopService)
 
     def test_calls_are_made_in_one_thread_that_does_not_keep_the_process(self):
         calls = [self.thread.call(current_thread) for _ in range(2)]
@@ -251,7 +246,7 @@ class LoneThreadTests(SynchronousTestCase):
 
         self.thread.call(slow)
         self.assertTrue(begun.wait(SECONDS))
-        self.thread.stop()
+        self.thread.stopService()
         thread = self.thread._thread
         self.assertTrue(thread.is_alive())
         go_on.set()
@@ -268,8 +263,8 @@ class LoneThreadTests(SynchronousTestCase):
 
         self.thread.call(slow)
         self.assertTrue(begun.wait(SECONDS))
-        self.thread.stop()
-        self.thread.start()
+        self.thread.stopService()
+        self.thread.startService()
         self.thread.call(lambda: order.append("second"))
         go_on.set()
         self.reactor.turn()
@@ -294,12 +289,37 @@ class LoneThreadTests(SynchronousTestCase):
         self.reactor.turn()
         self.assertEqual(calls, ["other"])
 
+    def test_what_a_call_raises_is_told_and_the_next_is_made(self):
+        for error in (ValueError("no"), SystemExit(3)):
+
+            def bad(error=error):
+                raise error
+
+            answers = self.thread.call(bad), self.thread.call(lambda: 1)
+            self.reactor.turn()
+            self.reactor.turn()
+            self.assertIs(self.failureResultOf(answers[0]).value, error)
+            self.assertEqual(self.successResultOf(answers[1]), 1)
+
+    def test_nothing_of_a_call_is_kept_while_the_thread_waits_for_the_next(self):
+        for made in (len, float):  # of which the second raises
+
+            def call(made=made):
+                page, gone = frozenset({1, 2}), Event()
+                self.thread.call(partial(made, page)).addErrback(lambda _: None)
+                self.reactor.turn()
+                finalize(page, gone.set)
+                return gone
+
+            self.assertTrue(call().wait(SECONDS))
+
     def test_what_was_cancelled_while_it_was_called_is_heard_of_no_more(self):
         begun, go_on = Event(), Event()
 
         def slow():
             begun.set()
-            return go_on.wait(SECONDS)
+            go_on.wait(SECONDS)
+            raise ValueError
 
         answer = self.thread.call(slow)
         self.assertTrue(begun.wait(SECONDS))

@@ -1,9 +1,10 @@
 import gc
 import math
+import socket
 
 from doubles import EPOCH, Network
 from OpenSSL import SSL
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred, execute, succeed
 from twisted.internet.error import ConnectionLost
 from twisted.internet.error import ConnectionRefusedError as Refused
 from twisted.internet.protocol import Factory, Protocol
@@ -108,23 +109,54 @@ class EndpointTests(SynchronousTestCase):
             *("ftp://a/", "a:9100", "http://a..b/", "http://::1/", "http://a/#b\x00", "http://a:/"),
         ):
             with self.assertRaises(Misconfigured) as caught:
-                endpoint_for("feeds.node.url", url, MemoryReactorClock())
+                endpoint_for("feeds.node.url", url, MemoryReactorClock(), None)
             self.assertTrue(str(caught.exception).startswith(f"feeds.node.url: {url}: is no URL such as http"))
+
+    def connect(self, url, found=None):
+        """Connect to where a URL leads; the name is looked up at once, or found there."""
+        self.reactor, self.connected = MemoryReactorClock(), []
+
+        def in_thread(what):
+            return execute(what) if found is None else succeed([(*each[:1], None, 0, "", each[1]) for each in found])
+
+        endpoint = endpoint_for("", url, self.reactor, in_thread)
+        endpoint.connect(Factory.forProtocol(Protocol)).addBoth(self.connected.append)
+        self.reactor.advance(0)
 
     def test_it_leads_to_the_host_and_the_port(self):
         for url, host, port in (
             (URL, "127.0.0.1", 9100),
             ("http://127.0.0.1", "127.0.0.1", 80),
-            ("http://[::1]:9100/metrics?collect=cpu", "[::1]", 9100),
+            ("http://[::1]:9100/metrics?collect=cpu", "::1", 9100),
         ):
-            endpoint = endpoint_for("", url, MemoryReactorClock())
-            self.assertEqual(repr(endpoint), f"<HostnameEndpoint {host}:{port}>")
+            self.connect(url)
+            ((*where, _, _, _),) = self.reactor.tcpClients
+            self.assertEqual(where, [host, port])
+
+    def test_of_several_addresses_each_is_tried_in_turn_and_none_is_waited_for(self):
+        addresses = [("2001:db8::1", 9100, 0, 0), ("192.0.2.1", 9100)]
+        self.connect("http://node_exporter:9100/", zip((socket.AF_INET6, socket.AF_INET), addresses, strict=True))
+        self.reactor.advance(1)
+        self.assertEqual([client[:2] for client in self.reactor.tcpClients], [each[:2] for each in addresses])
+
+    def test_a_name_that_leads_nowhere_is_told(self):
+        # both are refused before a name server is asked
+        for host, why in ((".".join(["a" * 60] * 5), "[Errno"), ("a" * 64, "encoding with 'idna' codec failed")):
+            self.connect(f"http://{host}/")
+            self.assertIn(f"{host} is not found: {why}", self.connected[0].getErrorMessage())
+
+    def test_who_does_not_wait_any_more_hears_nothing_of_a_name(self):
+        asked = Deferred()
+        reactor = MemoryReactorClock()
+        connecting = endpoint_for("", URL, reactor, lambda _: asked).connect(Factory.forProtocol(Protocol))
+        connecting.cancel()
+        self.failureResultOf(connecting, CancelledError)
+        asked.callback([(socket.AF_INET, None, 0, "", ("127.0.0.1", 9100))])
+        self.assertEqual(reactor.tcpClients, [])
 
     def test_tls_is_that_of_our_own_client_and_for_this_host(self):
-        reactor = MemoryReactorClock()
-        endpoint_for("", "https://clock.example.org/metrics", reactor).connect(Factory.forProtocol(Protocol))
-        reactor.advance(1)
-        ((_, port, factory, *_),) = reactor.tcpClients
+        self.connect("https://clock.example.org/metrics", [(socket.AF_INET, ("192.0.2.1", 443))])
+        ((_, port, factory, *_),) = self.reactor.tcpClients
         protocol = factory.buildProtocol(None)
         transport = StringTransport()
         protocol.makeConnection(transport)

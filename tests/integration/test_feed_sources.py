@@ -7,7 +7,9 @@ import socket
 import sys
 import time
 from contextlib import suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from types import SimpleNamespace
 
 import pytest
@@ -189,6 +191,59 @@ def test_an_exporter_that_hangs_in_a_page_is_let_go(serve):
                 assert request.startswith(b"GET / HTTP/1.1\r\n")
     told = json.loads(server.line("no answer, or no end of it, within 0.3 s"))
     assert told["feed"] == "hung"
+
+
+DEAD_NAMES = """
+import socket, time
+whole = socket.getaddrinfo
+
+def getaddrinfo(host, *args, **kwargs):
+    if str(host).startswith("dead"):
+        open({log!r}, "a").write(f"{{host}}\\n")
+        time.sleep(600)
+    return whole(host, *args, **kwargs)
+
+socket.getaddrinfo = getaddrinfo
+"""
+
+
+@pytest.fixture
+def exporter():
+    """A small exporter of one metric, `a`; returns its port."""
+
+    class Page(BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b"a 1\n")
+
+        def log_message(self, *args):
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Page) as server:
+        thread = Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        yield server.server_port
+        server.shutdown()
+        thread.join(SECONDS)
+
+
+def test_a_dead_name_server_harms_none_but_the_feeds_that_need_it(tmp_path, exporter):
+    log = tmp_path / "looked-up"
+    (tmp_path / "sitecustomize.py").write_text(DEAD_NAMES.format(log=str(log)))
+    section = '[feeds.{}]\nkind = "prometheus"\nevery = 0.2\nmetrics = ["a"]\nurl = "http://{}:{}/"\n'
+    dead = [f"dead{n}" for n in range(16)]  # more than the reactor has threads
+    feeds = [section.format(name, name, 9) for name in dead]
+    for name, host in (("address", "127.0.0.1"), ("name", "localhost")):
+        feeds.append(section.format(name, host, exporter))
+    server = server_of(tmp_path, "".join(feeds), PYTHONPATH=str(tmp_path))
+    eventually(lambda: min(server.scrape()[f"clockd_feed_errors_total {name}"] for name in dead) >= 3)
+    before = server.scrape()
+    for name in ("address", "name"):
+        counted = f"clockd_feed_updates_total {name}"
+        eventually(lambda counted=counted: server.scrape()[counted] >= before[counted] + 3)
+    server.stop()
+    assert sorted(log.read_text().split()) == sorted(dead), "a name was looked up again while that went on"
 
 
 def test_the_example_is_installed_and_pushed(serve, subscribe, tmp_path):
