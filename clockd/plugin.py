@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from twisted.application.service import Service
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IReactorFromThreads, IReactorTime
-from twisted.internet.task import deferLater
+from twisted.internet.task import LoopingCall, deferLater
 from twisted.python.failure import Failure
 
 from clockd.errors import InvalidValue, Misconfigured
@@ -22,6 +22,9 @@ from clockd.feeds import LatestFeed
 
 GROUP = "clockd.feeds"
 """The group of the entry points."""
+
+RETURN_SECONDS = 10.0
+"""A plug-in that has not returned for so long, or for a period if that is longer, is reported, again and again."""
 
 T = TypeVar("T")
 
@@ -151,7 +154,13 @@ class PluginSource(Service):
 
     async def _sample(self) -> None:
         while True:
-            outcome = await self._in_thread(self._ask)
+            overdue = LoopingCall(self._report_overdue, self._clock.seconds())
+            overdue.clock = self._clock
+            overdue.start(max(self._every, RETURN_SECONDS), now=False)
+            try:
+                outcome = await self._in_thread(self._ask)
+            finally:
+                overdue.stop()
             try:
                 if isinstance(outcome, RuntimeError):
                     raise outcome
@@ -159,6 +168,10 @@ class PluginSource(Service):
             except (RuntimeError, InvalidValue) as error:
                 self._report(self._feed.name, error)
             await deferLater(self._clock, self._every)
+
+    def _report_overdue(self, begun: float) -> None:
+        seconds = self._clock.seconds() - begun
+        self._report(self._feed.name, TimeoutError(f"the plug-in has not returned for {seconds:.0f} s"))
 
     def _ask(self) -> Outcome:
         """Call the plug-in; in the thread."""

@@ -60,9 +60,9 @@ class SourceTests(SynchronousTestCase):
     def now(self):
         return EPOCH + self.clock.seconds()
 
-    def make(self, check):
+    def make(self, check, every=2.0):
         return PluginSource(
-            *(self.feed, self.load, 2.0, self.hand.call, check, self.clock, self.now),
+            *(self.feed, self.load, every, self.hand.call, check, self.clock, self.now),
             lambda name, error: self.reports.append((name, str(error))),
         )
 
@@ -180,6 +180,38 @@ class SourceTests(SynchronousTestCase):
         self.clock.advance(2)
         self.returns(1)
         self.assertEqual((self.loads, self.feed.latest().value), (3, 1))
+
+    def test_one_that_does_not_return_is_reported_again_and_again_until_it_does(self):
+        for every, seconds in ((0.1, 10), (10.0, 10), (12.0, 12)):
+            self.source = self.make(encode, every)
+            self.source.startService()
+            told = []
+            for number in (1, 2, 3):
+                self.clock.advance(seconds - 0.01)
+                self.assertEqual(self.reports, told)
+                self.clock.advance(0.01)
+                told.append(("queue", f"the plug-in has not returned for {number * seconds} s"))
+                self.assertEqual(self.reports, told)
+            self.assertEqual(len(self.hand.asked), 1)
+            self.hand.make()
+            self.clock.advance(every - 0.01)
+            self.assertEqual(self.reports, told)
+            self.source.stopService()
+            self.reports.clear()
+        self.assertEqual(self.feed.latest().sequence, 3)
+
+    def test_each_call_may_take_its_time(self):
+        self.source.startService()
+        for _ in range(5):
+            self.clock.advance(9.9)
+            self.returns(1)
+        self.assertEqual((self.reports, self.feed.latest().sequence), ([], 5))
+
+    def test_of_one_that_does_not_return_nothing_is_told_after_the_stop(self):
+        self.source.startService()
+        self.source.stopService()
+        self.clock.advance(100)
+        self.assertEqual(self.reports, [])
 
     def test_what_it_returns_after_the_stop_is_not_published(self):
         for value in (1, ValueError("too late")):

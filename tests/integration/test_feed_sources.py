@@ -337,6 +337,40 @@ def test_a_plugin_that_sleeps_holds_up_nobody(serve, subscribe, tmp_path):
     assert first[1] <= second[0], "it was called twice at once"
 
 
+HANGS = """
+import time
+calls = 0
+
+def sample():
+    global calls
+    calls += 1
+    open({log!r}, "a").write("called\\n")
+    if calls > 1:
+        time.sleep(600)
+    return calls
+"""
+
+
+def test_a_plugin_that_never_returns_is_told_and_not_called_again(serve, subscribe, tmp_path):
+    log = tmp_path / "calls"
+    plugin(tmp_path, "hangs", HANGS.format(log=str(log)))
+    plugin(tmp_path, "hangs_at_import", "import time\ntime.sleep(600)\n")
+    server = serve(python_feeds("hangs", "hangs_at_import") + "[limits]\nmax_silence = 0.5\n", PYTHONPATH=str(tmp_path))
+    subscriber = subscribe(server, time=0.1, hangs=0.1, hangs_at_import=0.1)
+    subscriber.sample("time")
+    begin = time.monotonic()
+    for name in ("hangs", "hangs_at_import"):
+        told = json.loads(server.line(f"no new sample of {name}: the plug-in has not returned for 10 s"))
+        assert (told["level"], told["feed"]) == ("warn", name)
+        assert server.scrape()[f"clockd_feed_errors_total {name}"] >= 1
+    pushes = subscriber.pushes("hangs")
+    assert len(pushes) >= 4, "it was not pushed again after the silence"
+    assert len({(push.sequence, push.stamp, push.value) for push in pushes}) == 1
+    assert subscriber.pushes("hangs_at_import") == []
+    assert log.read_text() == "called\n" * 2
+    subscriber.assert_time_went_on(begin, time.monotonic())
+
+
 def test_stopping_does_not_wait_for_a_plugin(tmp_path):
     begun = tmp_path / "begun"
     plugin(
