@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Sequence
 from functools import partial
 from socket import AF_INET6, SOCK_STREAM, getaddrinfo
-from typing import Any, NoReturn, Protocol, TypeVar
+from typing import Any, NamedTuple, NoReturn, Protocol, TypeVar
 
 from prometheus_client.parser import text_string_to_metric_families
 from twisted.application.service import Service
@@ -50,6 +50,8 @@ Addresses = Sequence[tuple[Any, ...]]
 
 _HEADERS = Headers({"accept": ["text/plain;version=0.0.4"], "user-agent": [f"clockd/{__version__}"]})
 _URL = re.compile(r"https?://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*\.?)(:[0-9]{1,5})?([/?][!-~]*)?")
+_LABEL = r'[A-Za-z_][A-Za-z0-9_]*="(?:[^"\\\n]|\\[\\n"])*"'
+_SELECTOR = re.compile(rf"[A-Za-z_:][A-Za-z0-9_:]*(\{{({_LABEL}(, *{_LABEL})*)?\}})?")
 _ESCAPES = {ord("\\"): "\\\\", ord("\n"): "\\n", ord('"'): '\\"'}
 
 
@@ -134,6 +136,40 @@ class _LookedUp:
             kind = IPv6Address if family == AF_INET6 else IPv4Address
             resolutionReceiver.addressResolved(kind("TCP", host, portNumber))
         resolutionReceiver.resolutionComplete()
+
+
+class Selector(NamedTuple):
+    """Chooses samples by their name, and by some of their labels or none."""
+
+    name: str
+    labels: dict[str, str]
+
+    def __str__(self) -> str:
+        return _key(self.name, self.labels)
+
+    def fits(self, name: str, labels: dict[str, str]) -> bool:
+        """Tell whether it chooses a sample."""
+        return name == self.name and self.labels.items() <= labels.items()
+
+
+def selector_for(key: str, words: str) -> Selector:
+    """Return what chooses the samples that an operator wants.
+
+    Args:
+        key: The configuration key, for errors.
+        words: As written there: `name`, or `name{label="value",...}`.
+
+    Raises:
+        Misconfigured: It is neither.
+    """
+    families = text_string_to_metric_families(f"{words} 1") if _SELECTOR.fullmatch(words) else ()
+    try:
+        ((sample,),) = (each.samples for each in families)
+    except ValueError as error:  # also if a label is there twice
+        raise Misconfigured(
+            f'{key}: {words}: is neither a name such as up nor one with labels such as up{{job="node"}}'
+        ) from error
+    return Selector(sample.name, sample.labels)
 
 
 class PageSource(Protocol):
@@ -242,7 +278,7 @@ class Scraper(Service):
     Args:
         feed: Where they are published, stamped with the moment at which the page had come.
         exporter: What is scraped.
-        metrics: Names of samples.
+        metrics: Choose samples.
         every: Seconds between the beginnings of two scrapes.
         in_thread: Where pages are read.
         clock: Monotonic time.
@@ -254,7 +290,7 @@ class Scraper(Service):
         self,
         feed: LatestFeed,
         exporter: PageSource,
-        metrics: Sequence[str],
+        metrics: Sequence[Selector],
         every: float,
         in_thread: InThread,
         clock: IReactorTime,
@@ -307,23 +343,28 @@ class Scraper(Service):
             self._report(self._feed.name, _reason(failure.value))
 
 
-def choose(page: bytes, metrics: Sequence[str]) -> dict[str, float]:
-    """Return the samples of some names on a page, by name with labels as on the page, but sorted.
+def choose(page: bytes, metrics: Sequence[Selector]) -> dict[str, float]:
+    """Return the samples of a page that were chosen, by name with labels as on the page, but sorted.
 
     Lines of other names are not looked at, nor are those that tell types: the parser would rename counters by them.
 
     Raises:
         ValueError: There are none, or what is there makes no sense.
     """
-    wanted = re.compile(rf"^[ \t]*(?:{'|'.join(map(re.escape, metrics))})[ \t{{].*$", re.MULTILINE)
+    wanted = re.compile(rf"^[ \t]*(?:{'|'.join({each.name for each in metrics})})[ \t{{].*$", re.MULTILINE)
     try:
         lines = wanted.findall(page.decode())
         families = text_string_to_metric_families("\n".join(lines))
-        found = {_key(sample.name, sample.labels): float(sample.value) for each in families for sample in each.samples}
+        samples = [sample for each in families for sample in each.samples]
+        found = {
+            _key(s.name, s.labels): float(s.value)
+            for s in samples
+            if any(each.fits(s.name, s.labels) for each in metrics)
+        }
     except Exception as error:
         raise ValueError(f"the page is not in Prometheus' text format: {error!r}") from error
     if not found:
-        raise ValueError(f"the page has none of the metrics {', '.join(metrics)}")
+        raise ValueError(f"the page has none of the metrics {', '.join(map(str, metrics))}")
     return found
 
 

@@ -14,7 +14,7 @@ from clockd.interfaces import IFeed
 from clockd.logs import Quota, printable
 from clockd.plugin import LoneThread, PluginSource, find_plugin
 from clockd.pulse import Pulse
-from clockd.scrape import Exporter, Scraper, endpoint_for
+from clockd.scrape import Exporter, Scraper, endpoint_for, selector_for
 from clockd.values import Rights, Tally
 from clockd.wire import ValueEncoder
 
@@ -60,7 +60,7 @@ def make_feeds(
         The feeds, and what has to run that they have samples.
 
     Raises:
-        Misconfigured: A URL that is none, or a plug-in that is not installed.
+        Misconfigured: A URL or a selector that is none, or a plug-in that is not installed.
     """
     maker = _Maker(tally, reactor, now)
     feeds: list[tuple[IFeed, Rights]] = [(ClockFeed(now), Rights())]
@@ -112,11 +112,9 @@ class _Maker:
         thread = self._thread(name)
         endpoint = endpoint_for(f"feeds.{name}.url", section.url, self._reactor, thread.call)
         exporter = Exporter(section.url, endpoint, self._reactor)
+        metrics = [selector_for(f"feeds.{name}.metrics", words) for words in section.metrics]
         self.services.append(
-            Scraper(
-                *(feed, exporter, section.metrics, section.every),
-                *(thread.call, self._reactor, self._now, self._report),
-            )
+            Scraper(*(feed, exporter, metrics, section.every), *(thread.call, self._reactor, self._now, self._report))
         )
         return feed
 

@@ -16,10 +16,11 @@ from twisted.web.client import ResponseFailed
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Site
 
+from clockd import scrape
 from clockd.certificate import ClientTLS
 from clockd.errors import Misconfigured
 from clockd.feeds import LatestFeed
-from clockd.scrape import PAGE_BYTES, SCRAPE_SECONDS, Exporter, Scraper, choose, endpoint_for
+from clockd.scrape import PAGE_BYTES, SCRAPE_SECONDS, Exporter, Scraper, endpoint_for, selector_for
 from clockd.values import FeedTally
 from clockd.wire import ValueEncoder
 
@@ -41,6 +42,50 @@ answer_seconds_count 2
 \t hours{path="C:\\\\DIR\\\\ \\"a b\\"",name="x\\ny } #"}\t1e3
 empty{} NaN
 """
+
+
+def selectors(*words):
+    return [selector_for("feeds.node.metrics", each) for each in words]
+
+
+def choose(page, words):
+    return scrape.choose(page, selectors(*words))
+
+
+class SelectorTests(SynchronousTestCase):
+    def test_what_was_written_is_what_it_is_called(self):
+        for words, called in (
+            ("node_load1", "node_load1"),
+            ("job:rate:5m", "job:rate:5m"),
+            ("up{}", "up"),
+            ('up{mode="idle", cpu="0"}', 'up{cpu="0",mode="idle"}'),
+            ('up{name="x\\ny\\\\ \\"}"}', 'up{name="x\\ny\\\\ \\"}"}'),
+        ):
+            self.assertEqual(str(selector_for("", words)), called)
+
+    def test_what_is_none_is_told_with_its_key(self):
+        for words in (
+            *("", " ", ".*", "node.load", "1a", "\xe4", "up 1", "up 1 1", "# up", "up\nup", "up 1\nup", '{"up"}'),
+            *('up{a="b"', 'up{a=~"b"}', 'up{a!="b"}', "up{a=b}", "up{a}", "up{a='b'}", 'up{a="b",a="c"}', "up{,a}"),
+            *(
+                "up ",
+                "up{a=}",
+                'up{a="b",}',
+                'up{a="\\t"}',
+                'up{a="\n"}',
+                'up{1="b"}',
+                'up{a="b"} x',
+                'up{a="b"}{c="d"}',
+                'up{="b"}',
+                '{"node.load"}',
+                "{}",
+                'up{__name__="up"}',
+            ),
+        ):
+            with self.assertRaises(Misconfigured, msg=words) as caught:
+                selector_for("feeds.node.metrics", words)
+            told = f"feeds.node.metrics: {words}: is neither a name such as up nor one with labels such as "
+            self.assertEqual(str(caught.exception), told + 'up{job="node"}')
 
 
 class ChooseTests(SynchronousTestCase):
@@ -73,9 +118,29 @@ class ChooseTests(SynchronousTestCase):
         self.assertEqual(len(choose(PAGE, ["requests"])), 2)
         self.assertRaises(ValueError, choose, PAGE, ["requests_total"])
 
-    def test_a_name_is_neither_the_begin_of_another_nor_a_pattern(self):
-        for name in ("node_load", "node_load.", ".*", "load1", "node_load1 0.25"):
+    def test_a_name_is_neither_the_begin_of_another_nor_the_end(self):
+        for name in ("node_load", "load1", "ode_load"):
             self.assertRaises(ValueError, choose, PAGE, [name])
+
+    def test_labels_choose_those_that_have_them_all_and_others_maybe(self):
+        for words, codes in (
+            ('requests{method="get"}', {"200", "500"}),
+            ('requests{code="200"}', {"200"}),
+            ('requests{method="get",code="500"}', {"500"}),
+        ):
+            keys = {f'requests{{code="{code}",method="get"}}' for code in codes}
+            self.assertEqual(set(choose(PAGE, [words])), keys)
+        self.assertEqual(set(choose(PAGE, ['requests{code="500"}', "node_load1"])), {*keys, "node_load1"})
+        self.assertEqual(set(choose(PAGE, ['requests{code="500"}', 'requests{code="500",method="get"}'])), keys)
+
+    def test_a_label_that_is_not_there_or_is_another_chooses_nothing(self):
+        for words in ('requests{code="20"}', 'requests{path="/"}', 'requests{code="200",path="/"}'):
+            with self.assertRaises(ValueError) as caught:
+                choose(PAGE, [words])
+            self.assertEqual(str(caught.exception), f"the page has none of the metrics {words}")
+
+    def test_a_label_is_compared_as_it_is_meant_and_not_as_it_is_written(self):
+        self.assertEqual(set(choose(PAGE, ['hours{name="x\\ny } #"}']).values()), {1000.0})
 
     def test_nan_and_infinity_stay_what_they_are(self):
         (value,) = choose(PAGE, ["empty"]).values()
@@ -326,7 +391,7 @@ class ScraperTests(SynchronousTestCase):
 
     def make(self, every, metrics=("node_load1",)):
         return Scraper(
-            *(self.feed, self.source, metrics, every, self.in_thread, self.clock, self.now),
+            *(self.feed, self.source, selectors(*metrics), every, self.in_thread, self.clock, self.now),
             lambda name, error: self.reports.append((name, str(error))),
         )
 

@@ -84,6 +84,10 @@ class MakeTests(SynchronousTestCase):
         with self.assertRaisesRegex(Misconfigured, r"^feeds\.node\.url: http://a:b: is no URL"):
             self.make(node=PrometheusFeed(url="http://a:b", metrics=("up",)))
 
+    def test_a_selector_that_is_none_is_told_with_its_key(self):
+        with self.assertRaisesRegex(Misconfigured, r"^feeds\.node\.metrics: up\{a=b\}: is neither"):
+            self.make(node=PrometheusFeed(url="http://127.0.0.1/", metrics=("up", "up{a=b}")))
+
     def test_a_plugin_that_is_not_installed_is_told_with_its_key(self):
         with self.assertRaisesRegex(Misconfigured, r"^feeds\.queue\.plugin: .* jobss .*; installed: jobs$"):
             self.make(queue=PythonFeed(plugin="jobss"))

@@ -115,7 +115,7 @@ def test_an_exporter_is_pushed_and_one_that_dies_and_comes_back_is_seen_to(serve
     server = serve(
         '[feeds.node]\nkind = "prometheus"\nevery = 0.5\n'
         f'url = "http://127.0.0.1:{port}/metrics"\n'
-        'metrics = ["node_load1", "node_cpu_seconds_total", "node_boot_time_seconds", "no_such_metric"]\n'
+        """metrics = ["node_load1", 'node_cpu_seconds_total{mode="idle"}', "node_boot_time_seconds", "no_such"]\n"""
         "[limits]\nmax_silence = 0.5\n"
     )
     errors, updated = "clockd_feed_errors_total node", "clockd_feed_last_update_timestamp_seconds node"
@@ -129,6 +129,7 @@ def test_an_exporter_is_pushed_and_one_that_dies_and_comes_back_is_seen_to(serve
     } <= sample.value.keys()
     names = {key.partition("{")[0] for key in sample.value}
     assert names == {"node_load1", "node_cpu_seconds_total", "node_boot_time_seconds"}
+    assert all('mode="idle"' in key for key in sample.value if "cpu" in key)
     booted = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
     assert sample.value["node_boot_time_seconds"] == pytest.approx(booted, abs=60)
     assert abs(sample.stamp - time.time()) < 20
