@@ -78,7 +78,9 @@ class TallyCollector(Collector):
         yield from self._connections()
         yield from self._feeds()
         tally = self._tally
-        yield _counter("clockd_period_changes", "Calls of setperiod.", "result", tally.periods)
+        yield _counter(
+            "clockd_period_changes", "Periods asked for, with setperiod or subscribe.", "result", tally.periods
+        )
         yield _histogram("clockd_push_lateness_seconds", "Seconds from due time to write.", tally.lateness)
         yield _histogram(
             "clockd_push_acknowledgement_seconds",

@@ -259,7 +259,7 @@ def make_service(config: Config, reactor: Any, now: Callable[[], float]) -> Cloc
     def in_thread(call: Callable[[], T]) -> Deferred[T]:
         return deferToThreadPool(reactor, reactor.getThreadPool(), call)
 
-    feeds, sources = make_feeds(config.feeds, tally, reactor, now, in_thread)
+    feeds, sources = make_feeds(config.feeds, tally, reactor, now)
     schedule = Schedule(clock, tally.lateness)
     desk = FeedDesk(feeds, schedule, config.limits, tally)
     realm = ClockRealm(Roster(config.limits.connections_per_account), desk, tally)

@@ -14,7 +14,7 @@ from clockd.interfaces import IFeed
 from clockd.logs import Quota, printable
 from clockd.plugin import LoneThread, PluginSource, find_plugin
 from clockd.pulse import Pulse
-from clockd.scrape import Exporter, InThread, Scraper, endpoint_for
+from clockd.scrape import Exporter, Scraper, endpoint_for, selector_for
 from clockd.values import Rights, Tally
 from clockd.wire import ValueEncoder
 
@@ -46,7 +46,7 @@ class Reports:
 
 
 def make_feeds(
-    sections: Mapping[str, AnyFeed], tally: Tally, reactor: Any, now: Callable[[], float], in_thread: InThread
+    sections: Mapping[str, AnyFeed], tally: Tally, reactor: Any, now: Callable[[], float]
 ) -> tuple[FeedTable, list[IService]]:
     """Make the time and all feeds that are configured.
 
@@ -55,15 +55,14 @@ def make_feeds(
         tally: Where they are counted.
         reactor: A Twisted reactor whose `seconds` is monotonic.
         now: Unix seconds UTC by the host's wall clock.
-        in_thread: Calls something that takes a while outside the reactor's thread.
 
     Returns:
         The feeds, and what has to run that they have samples.
 
     Raises:
-        Misconfigured: A URL that is none, or a plug-in that is not installed.
+        Misconfigured: A URL or a selector that is none, or a plug-in that is not installed.
     """
-    maker = _Maker(tally, reactor, now, in_thread)
+    maker = _Maker(tally, reactor, now)
     feeds: list[tuple[IFeed, Rights]] = [(ClockFeed(now), Rights())]
     for name, section in sections.items():
         publish = section.publish if isinstance(section, PushFeed) else ()
@@ -74,11 +73,10 @@ def make_feeds(
 class _Maker:
     """Makes feeds; keeps what has to run for them."""
 
-    def __init__(self, tally: Tally, reactor: Any, now: Callable[[], float], in_thread: InThread) -> None:
+    def __init__(self, tally: Tally, reactor: Any, now: Callable[[], float]) -> None:
         self._tally = tally
         self._reactor = reactor
         self._now = now
-        self._in_thread = in_thread
         self._encode = ValueEncoder(b"pb").encode
         self._report = Reports(tally, reactor).report
         self.services: list[IService] = []
@@ -103,25 +101,31 @@ class _Maker:
         counts = self._tally.feed(name)
         return SampledFeed(name, self._encode, counts, self._now, take, every, self._reactor, self._report)
 
+    def _thread(self, name: str) -> LoneThread:
+        """Return a thread for one feed: others do not wait for a name server, or a plug-in, that never answers."""
+        thread = LoneThread(f"clockd feed {name}", self._reactor)
+        self.services.append(thread)
+        return thread
+
     def _scraped(self, name: str, section: PrometheusFeed) -> LatestFeed:
         feed = self._latest(name)
-        endpoint = endpoint_for(f"feeds.{name}.url", section.url, self._reactor)
+        thread = self._thread(name)
+        endpoint = endpoint_for(f"feeds.{name}.url", section.url, self._reactor, thread.call)
         exporter = Exporter(section.url, endpoint, self._reactor)
+        metrics = [selector_for(f"feeds.{name}.metrics", words) for words in section.metrics]
         self.services.append(
-            Scraper(
-                *(feed, exporter, section.metrics, section.every),
-                *(self._in_thread, self._reactor, self._now, self._report),
-            )
+            Scraper(*(feed, exporter, metrics, section.every), *(thread.call, self._reactor, self._now, self._report))
         )
         return feed
 
     def _plugged(self, name: str, section: PythonFeed) -> LatestFeed:
         feed = self._latest(name)
+        thread = self._thread(name)
         plugin = find_plugin(f"feeds.{name}.plugin", section.plugin)
-        thread = LoneThread(f"clockd feed {name}", self._reactor)
         self.services.append(
             PluginSource(
-                *(feed, plugin.load, section.every, thread), *(self._encode, self._reactor, self._now, self._report)
+                *(feed, plugin.load, section.every, thread.call),
+                *(self._encode, self._reactor, self._now, self._report),
             )
         )
         return feed
