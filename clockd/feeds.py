@@ -10,6 +10,9 @@ from clockd.errors import InvalidValue, NotPermitted, UnknownFeed
 from clockd.interfaces import IFeed
 from clockd.values import EVERYBODY, FeedTally, Published, Rights, Sample
 
+UNKNOWN = "(unknown)"
+"""Under this name is counted what names a feed that does not exist; no feed's."""
+
 
 @implementer(IFeed)
 class ClockFeed:
@@ -156,6 +159,10 @@ class FeedTable:
         if not (isinstance(feed, LatestFeed) and _allows(rights.publish, account)):
             raise NotPermitted("this account may not publish to that feed")
         return feed
+
+    def counted_as(self, name: object) -> str:
+        """Return the name under which a call is counted that names a feed so."""
+        return name if isinstance(name, str) and name in self._feeds else UNKNOWN
 
     def _find(self, name: object) -> tuple[IFeed, Rights]:
         found = self._feeds.get(name) if isinstance(name, str) else None

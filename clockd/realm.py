@@ -6,8 +6,8 @@ from twisted.cred.portal import IRealm
 from twisted.spread import pb
 from zope.interface import Interface, implementer
 
-from clockd.errors import InvalidValue, TooManyConnections, TooManyPublishes, TooManySubscriptions, UnknownFeed
-from clockd.feeds import FeedTable
+from clockd.errors import Refused, TooManyConnections, TooManyPublishes, TooManySubscriptions, UnknownFeed
+from clockd.feeds import UNKNOWN, FeedTable
 from clockd.interfaces import ISession, ISink
 from clockd.schedule import Schedule
 from clockd.subscription import ChangeSubscription, Newest, Subscription
@@ -160,6 +160,10 @@ class ClockAvatar(pb.Avatar):
         """
         return self._desk.publish(feed, self.account, value, stamp)
 
+    def refused_publish(self, feed: str | None) -> None:
+        """Count a `publish` whose arguments are none that a call takes."""
+        self._desk.refused(feed)
+
     def _find(self, feed: object) -> Subscription:
         subscription = self.subscriptions.get(feed) if isinstance(feed, str) else None
         if subscription is not None:
@@ -196,10 +200,15 @@ class FeedDesk:
         self._tally = tally
         self._newest: dict[str, Newest] = {}
         self._rates = PublishRates(limits.publishes_per_second)
+        tally.feed(UNKNOWN)
 
     def subscription(self, name: object, account: str, sink: ISink) -> Subscription:
         """Return a subscription that has not begun; raises as `FeedTable.to_read` does."""
-        feed = self.feeds.to_read(name, account)
+        try:
+            feed = self.feeds.to_read(name, account)
+        except Refused:
+            self.refused(name)
+            raise
         newest = self._newest.get(feed.name)
         if newest is None:
             newest = self._newest[feed.name] = Newest(feed, self._schedule, self._tally)
@@ -208,13 +217,17 @@ class FeedDesk:
 
     def publish(self, name: object, account: str, value: object, stamp: object) -> int:
         """Publish a sample; raises as `FeedTable.to_publish`, `PublishRates.take` and `LatestFeed.publish` do."""
-        feed = self.feeds.to_publish(name, account)
-        self._rates.take(account, self._schedule.clock.seconds())
         try:
+            feed = self.feeds.to_publish(name, account)
+            self._rates.take(account, self._schedule.clock.seconds())
             return feed.publish(value, stamp)
-        except InvalidValue:
-            self._tally.feed(feed.name).errors += 1
+        except Refused:
+            self.refused(name)
             raise
+
+    def refused(self, name: object) -> None:
+        """Count a call that is refused, for the feed that it names."""
+        self._tally.feed(self.feeds.counted_as(name)).errors += 1
 
 
 class Roster:

@@ -5,8 +5,8 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from clockd.errors import InvalidValue, NotPermitted, UnknownFeed
-from clockd.feeds import ClockFeed, FeedTable, LatestFeed, SampledFeed
-from clockd.values import FeedTally, Published, Rights, Sample
+from clockd.feeds import UNKNOWN, ClockFeed, FeedTable, LatestFeed, SampledFeed
+from clockd.values import FEED_NAME, FeedTally, Published, Rights, Sample
 from clockd.wire import ValueEncoder
 
 encode = ValueEncoder(b"pb").encode
@@ -161,6 +161,13 @@ class FeedTableTests(FeedCase):
             for name in ("tide", "", None, 1, b"time", ["time"], {}):
                 with self.assertRaisesRegex(UnknownFeed, "feeds\\(\\) returns"):
                     find(name, "alice")
+
+    def test_a_feed_is_counted_under_its_name_and_what_is_none_under_one_that_no_feed_can_have(self):
+        for name in ("time", "open", "closed"):
+            self.assertEqual(self.table.counted_as(name), name)
+        for name in ("tide", "", UNKNOWN, None, 1, b"time", ["time"], {}):
+            self.assertEqual(self.table.counted_as(name), UNKNOWN)
+        self.assertIsNone(FEED_NAME.fullmatch(UNKNOWN))
 
     def test_nobody_may_do_more_than_read_unless_it_is_said(self):
         self.assertEqual(Rights(), Rights(read=("*",), publish=()))
