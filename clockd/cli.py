@@ -625,7 +625,7 @@ async def _publish_lines(
 def _as_line(reading: "Reading") -> str:
     try:
         stamp = datetime.fromtimestamp(reading.stamp, UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
-    except (OverflowError, ValueError):  # of no year that a calendar has
+    except (OverflowError, ValueError, OSError):  # of no year that a calendar, or the C library, has
         stamp = repr(reading.stamp)
     if reading.sequence is None:
         return f"{stamp}  arrived {reading.age * 1000:+.2f} ms later by this host's clock"

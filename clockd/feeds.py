@@ -53,7 +53,6 @@ class LatestFeed:
         self._now = now
         self._latest: Published | None = None
         self._sequence = 0
-        self._version = 0
 
     def latest(self) -> Published | None:
         """Return what was published last."""
@@ -76,9 +75,7 @@ class LatestFeed:
         now = self._now()
         moment = now if stamp is None else moment_of(stamp)
         self._sequence += 1
-        if self._latest is None or encoded != self._latest.encoded:
-            self._version += 1
-        self._latest = Published(self.name, self._sequence, moment, value, encoded, self._version)
+        self._latest = Published(self.name, self._sequence, moment, value, encoded)
         self._counts.updates += 1
         self._counts.updated = now
         return self._sequence

@@ -198,11 +198,11 @@ class BoundsTests(ConfigCase):
             ("message_bytes", (1024, 655_360), (1023, 655_361)),
             ("ack_seconds", (0.05, 86400), (0.049, 86400.1, "nan", "inf")),
             ("stale_seconds", (0.05, 86400), (0.049, 86400.1, "nan", "inf")),
-            ("max_silence", (5e-324, 30, YEAR), (0, -1.0, YEAR + 1, "nan", "inf")),
+            ("max_silence", (0.001, 30, YEAR), (0, 0.0009, 5e-324, -1.0, YEAR + 1, "nan", "inf")),
             ("subscriptions", (1, 64, 256), (0, 257, 1.5)),
             ("publishes_per_second", (1, 1_000_000), (0, 1_000_001, 0.5)),
             ("buffer_bytes", (4096, 65536, 1_073_741_824), (4095, 1_073_741_825, -1, 0, 4096.5, "true", "nan")),
-            ("min_period", (5e-324, 1.0), (0, -1.0, "nan")),
+            ("min_period", (0.001, 1.0), (0, 0.0009, 5e-324, -1.0, "nan")),
             ("max_period", (1.0, YEAR), (YEAR + 1, "inf", "nan", "1" + 400 * "0")),
             ("default_period", (0.01, 86400), (0, 0.009, 86400.1, "nan")),
         ):

@@ -101,7 +101,7 @@ class SourceTests(SynchronousTestCase):
         self.assertIsNone(self.feed.latest())
         self.clock.advance(5)
         self.hand.make()
-        self.assertEqual(self.feed.latest(), Published("queue", 1, EPOCH + 5, {"jobs": 3}, encode({"jobs": 3}), 1))
+        self.assertEqual(self.feed.latest(), Published("queue", 1, EPOCH + 5, {"jobs": 3}, encode({"jobs": 3})))
 
     def test_the_stamp_is_of_the_moment_of_the_return_and_not_of_the_publishing(self):
         self.source.startService()

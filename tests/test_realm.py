@@ -366,6 +366,16 @@ class SubscribeTests(FeedsCase):
         self.assertEqual(len(self.mind.samples), 3)
         self.assertEqual(self.counts().skipped["unchanged"], 9)
 
+    def test_a_value_that_changes_and_comes_back_within_a_period_is_no_news(self):
+        self.serve()
+        self.ask("publish", "load", 1)
+        self.ask("subscribe", "load", 1)
+        for value in (2, 1):
+            self.ask("publish", "load", value)
+        self.advance(2)
+        self.assertEqual(self.mind.samples, [("load", 1, EPOCH, 1)])
+        self.assertEqual(self.counts().skipped["unchanged"], 2)
+
     def test_feeds_that_are_due_together_come_in_one_write(self):
         names = [f"n{number}" for number in range(20)]
         self.serve(names)

@@ -415,6 +415,8 @@ def test_a_value_is_a_readable_line(server):
     assert line(server, environment={"PYTHONIOENCODING": "latin-1"}).endswith(r'"\u2603"')
     in_python(server, "await clock.publish('load', 'x' * 4000, 1e300)")
     assert line(server) == f'1e+300  3  "{"x" * 4000}"'
+    in_python(server, "await clock.publish('load', 4, 7e16)")  # of a year that the C library cannot tell
+    assert line(server) == "7e+16  4  4"
 
 
 def test_on_a_terminal_a_line_is_cut_at_its_width(server):
