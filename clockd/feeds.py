@@ -14,6 +14,10 @@ UNKNOWN = "(unknown)"
 """Under this name is counted what names a feed that does not exist; no feed's."""
 
 
+EARLY = 0.05
+"""A sample may be taken by this part of its interval too early: whoever wants one as often comes now and then sooner."""
+
+
 @implementer(IFeed)
 class ClockFeed:
     """The feed `time`: its latest sample is always new.
@@ -114,7 +118,7 @@ class SampledFeed(LatestFeed):
         """Return the latest sample, taken now if the one before is old."""
         moment = self._clock.seconds()
         late = moment - self._due
-        if late >= 0:
+        if late >= -EARLY * self._every:
             # counted from when it was due: else one who is pushed as often, now later and now sooner, got old ones
             self._due = moment + self._every - (late if late < self._every else 0)
             try:
