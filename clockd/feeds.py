@@ -15,7 +15,7 @@ UNKNOWN = "(unknown)"
 
 
 EARLY = 0.05
-"""A sample may be taken by this part of its interval too early: whoever wants one as often comes now and then sooner."""
+"""A sample may be taken by this part of its interval too early: who wants one as often comes sooner now and then."""
 
 
 @implementer(IFeed)
