@@ -24,6 +24,9 @@ _ATOMS = frozenset((int, float, bytes))
 class Boundary(pb.Referenceable):
     """An object whose methods a peer may call; what crosses here is translated.
 
+    A call whose arguments are refused here does not reach its method. If the target has a method `refused_NAME`, that
+    is told of such a call `NAME`, with the call's first argument if it is text, else None.
+
     Args:
         target: Has the methods.
         prefix: What their names begin with.
@@ -46,8 +49,12 @@ class Boundary(pb.Referenceable):
         """
         try:
             method = self._method(message)
-            arguments, keywords = _arguments(broker, args, kw)
-            _check_signature(message, method, arguments, keywords)
+            try:
+                arguments, keywords = _arguments(broker, args, kw)
+                _check_signature(message, method, arguments, keywords)
+            except InvalidValue:
+                self._tell(message, method, args, kw)
+                raise
             result = method(*arguments, **keywords)
             if type(result) in _ATOMS:
                 return result
@@ -62,6 +69,12 @@ class Boundary(pb.Referenceable):
         if method is None:
             raise UnknownMethod("there is no such method")
         return cast("Callable[..., object]", method)
+
+    def _tell(self, message: str, method: Callable[..., object], args: Any, kw: Any) -> None:
+        """Tell the target of a call that does not reach its method."""
+        refused = getattr(self._target, f"refused_{message}", None)
+        if refused is not None:
+            refused(_first_text(method, args, kw))
 
     def _translate(self, failure: Failure) -> Failure:
         return Failure(self._told(failure, failure.value))
@@ -127,6 +140,21 @@ def _value(broker: pb.Broker, jelly: Any) -> Any:
     if kind == b"dictionary":
         return {_value(broker, key): _value(broker, item) for key, item in items}
     return broker.unserialize(jelly)
+
+
+def _first_text(method: Callable[..., object], args: Any, kw: Any) -> str | None:
+    """Return the first argument of a call if it is text, whatever the others are."""
+    signature, _ = _signature(cast("MethodType", method).__func__)
+    _, name, *_ = signature.parameters
+    match args, kw:
+        case [b"tuple", [b"unicode", bytes(text)], *_], _:
+            return text.decode(errors="replace")
+        case [b"tuple"], [b"dictionary", *pairs]:
+            for pair in pairs:
+                match pair:
+                    case [[b"unicode", key] | key, [b"unicode", bytes(text)]] if key == name.encode():
+                        return text.decode(errors="replace")
+    return None
 
 
 @lru_cache

@@ -85,6 +85,7 @@ def main() -> None:
 @click.option("--listen", multiple=True, metavar="ENDPOINT", help="As server.listen; may be given more than once.")
 @click.option("--metrics-listen", metavar="ENDPOINT", help="As metrics.listen.")
 @click.option("--users", metavar="FILE", help="As auth.users.")
+@click.option("--state", metavar="FILE", help="As server.state; empty to keep nothing.")
 @click.option("--init", is_flag=True, help="Make an absent users file, with one account; print its secret, once.")
 @click.option("--log-format", type=click.Choice(["text", "json"]), default="text", show_default=True)
 def serve(
@@ -92,6 +93,7 @@ def serve(
     listen: tuple[str, ...],
     metrics_listen: str | None,
     users: str | None,
+    state: str | None,
     init: bool,
     log_format: str,
 ) -> None:
@@ -113,6 +115,7 @@ def serve(
             ("server", "listen"): list(listen) or None,
             ("metrics", "listen"): metrics_listen,
             ("auth", "users"): users,
+            ("server", "state"): state,
         }
         signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until there is something to read again
         begin_logging(log_format, sys.stderr)
@@ -626,7 +629,7 @@ async def _publish_lines(
 def _as_line(reading: "Reading") -> str:
     try:
         stamp = datetime.fromtimestamp(reading.stamp, UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
-    except (OverflowError, ValueError):  # of no year that a calendar has
+    except (OverflowError, ValueError, OSError):  # of no year that a calendar, or the C library, has
         stamp = repr(reading.stamp)
     if reading.sequence is None:
         return f"{stamp}  arrived {reading.age * 1000:+.2f} ms later by this host's clock"

@@ -143,7 +143,7 @@ class PrometheusFeed(Feed, frozen=True, kw_only=True, tag="prometheus"):
 
     Attributes:
         url: Where they are scraped.
-        metrics: Names of the samples that are published.
+        metrics: What is published: names of samples, or names with labels.
         every: Seconds between two scrapes.
     """
 

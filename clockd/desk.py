@@ -1,7 +1,7 @@
 """Where avatars find feeds, and where what clients publish goes."""
 
-from clockd.errors import InvalidValue, TooManyPublishes
-from clockd.feeds import FeedTable
+from clockd.errors import Refused, TooManyPublishes
+from clockd.feeds import UNKNOWN, FeedTable
 from clockd.interfaces import ISink
 from clockd.schedule import Schedule
 from clockd.subscription import ChangeSubscription, Newest, Subscription
@@ -53,6 +53,7 @@ class FeedDesk:
         self._tally = tally
         self._newest: dict[str, Newest] = {}
         self._rates = PublishRates(limits)
+        tally.feed(UNKNOWN)
 
     def offers(self, name: str, account: str) -> bool:
         """Tell whether there is a feed of that name which an account may read."""
@@ -60,7 +61,11 @@ class FeedDesk:
 
     def subscription(self, name: object, account: str, sink: ISink) -> Subscription:
         """Return a subscription that has not begun; raises as `FeedTable.to_read` does."""
-        feed = self.feeds.to_read(name, account)
+        try:
+            feed = self.feeds.to_read(name, account)
+        except Refused:
+            self.refused(name)
+            raise
         newest = self._newest.get(feed.name)
         if newest is None:
             newest = self._newest[feed.name] = Newest(feed, self._schedule, self._tally)
@@ -69,10 +74,14 @@ class FeedDesk:
 
     def publish(self, name: object, account: str, value: object, stamp: object) -> int:
         """Publish a sample; raises as `FeedTable.to_publish`, `PublishRates.take` and `LatestFeed.publish` do."""
-        feed = self.feeds.to_publish(name, account)
-        self._rates.take(account, self._schedule.clock.seconds())
         try:
+            feed = self.feeds.to_publish(name, account)
+            self._rates.take(account, self._schedule.clock.seconds())
             return feed.publish(value, stamp)
-        except InvalidValue:
-            self._tally.feed(feed.name).errors += 1
+        except Refused:
+            self.refused(name)
             raise
+
+    def refused(self, name: object) -> None:
+        """Count a call that is refused, for the feed that it names."""
+        self._tally.feed(self.feeds.counted_as(name)).errors += 1

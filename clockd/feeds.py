@@ -11,6 +11,13 @@ from clockd.errors import InvalidValue, NotPermitted, UnknownFeed
 from clockd.interfaces import IAccountStore, IFeed
 from clockd.values import EVERYBODY, FeedTally, Published, Retained, Rights, Sample
 
+UNKNOWN = "(unknown)"
+"""Under this name is counted what names a feed that does not exist; no feed's."""
+
+
+EARLY = 0.05
+"""A sample may be taken by this part of its interval too early: who wants one as often comes sooner now and then."""
+
 
 @implementer(IFeed)
 class ClockFeed:
@@ -51,7 +58,6 @@ class LatestFeed:
         self._now = now
         self._latest: Published | None = None
         self._sequence = 0
-        self._version = 0
 
     def latest(self) -> Published | None:
         """Return what was published last."""
@@ -74,9 +80,7 @@ class LatestFeed:
         now = self._now()
         moment = now if stamp is None else moment_of(stamp)
         self._sequence += 1
-        if self._latest is None or encoded != self._latest.encoded:
-            self._version += 1
-        self._latest = Published(self.name, self._sequence, moment, value, encoded, self._version)
+        self._latest = Published(self.name, self._sequence, moment, value, encoded)
         self._counts.updates += 1
         self._counts.updated = now
         return self._sequence
@@ -117,7 +121,7 @@ class RetainedFeed(LatestFeed):
         if kept is not None:
             value = self._decode(kept.encoded)
             self._sequence = kept.sequence
-            self._latest = Published(self.name, kept.sequence, kept.stamp, value, kept.encoded, 0)
+            self._latest = Published(self.name, kept.sequence, kept.stamp, value, kept.encoded)
 
 
 class SampledFeed(LatestFeed):
@@ -153,7 +157,7 @@ class SampledFeed(LatestFeed):
         """Return the latest sample, taken now if the one before is old."""
         moment = self._clock.seconds()
         late = moment - self._due
-        if late >= 0:
+        if late >= -EARLY * self._every:
             # counted from when it was due: else one who is pushed as often, now later and now sooner, got old ones
             self._due = moment + self._every - (late if late < self._every else 0)
             try:
@@ -195,6 +199,10 @@ class FeedTable:
         if not (isinstance(feed, LatestFeed) and _allows(rights.publish, account)):
             raise NotPermitted("this account may not publish to that feed")
         return feed
+
+    def counted_as(self, name: object) -> str:
+        """Return the name under which a call is counted that names a feed so."""
+        return name if isinstance(name, str) and name in self._feeds else UNKNOWN
 
     def _find(self, name: object) -> tuple[IFeed, Rights]:
         found = self._feeds.get(name) if isinstance(name, str) else None

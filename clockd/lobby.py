@@ -51,9 +51,7 @@ class Lobby(Generic[Connection]):
         """
         key = _key(address)
         leaving = self._make_room(key)
-        while self._pending and (
-            len(self._pending) >= self.limits.pending or len(self._keys) >= self._most()
-        ):
+        while self._pending and (len(self._pending) >= self.limits.pending or len(self._keys) >= self._most()):
             leaving.append(self._turn_out(self._pending))
         self._pending[connection] = now
         self._enter(connection, key)

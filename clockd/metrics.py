@@ -32,6 +32,7 @@ from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Request, Site
 
 from clockd import __version__
+from clockd.feeds import UNKNOWN
 from clockd.logs import TwistedLogger
 from clockd.values import OTHER, FeedTally, Histogram, Tally
 
@@ -78,7 +79,9 @@ class TallyCollector(Collector):
         yield from self._connections()
         yield from self._feeds()
         tally = self._tally
-        yield _counter("clockd_period_changes", "Calls of setperiod.", "result", tally.periods)
+        yield _counter(
+            "clockd_period_changes", "Periods asked for, with setperiod or subscribe.", "result", tally.periods
+        )
         yield _histogram("clockd_push_lateness_seconds", "Seconds from due time to write.", tally.lateness)
         yield _histogram(
             "clockd_push_acknowledgement_seconds",
@@ -147,11 +150,10 @@ class TallyCollector(Collector):
             for reason, count in feed.skipped.items():
                 skipped.add_metric((name, reason), count)
         yield skipped
+        errors = {name: feed.errors for name, feed in feeds.items()} | {UNKNOWN: self._tally.feed(UNKNOWN).errors}
+        yield _counter("clockd_feed_errors", "Samples that could not be had, and calls refused.", "feed", errors)
         feeds = {name: feed for name, feed in feeds.items() if name != "time"}  # nobody publishes the time
         yield each(_counter, "clockd_feed_updates", "Samples that were published.", lambda feed: feed.updates)
-        yield each(
-            _counter, "clockd_feed_errors", "Samples that could not be had or were refused.", lambda feed: feed.errors
-        )
         yield _gauge(
             "clockd_feed_last_update_timestamp_seconds",
             "When a sample was published last, Unix seconds; nothing before the first.",
@@ -167,6 +169,7 @@ class TallyCollector(Collector):
 
 def _shown(feeds: dict[str, FeedTally]) -> dict[str, FeedTally]:
     """Return what is counted by feed, where the first so many have labels of their own and the rest shares one."""
+    feeds = {name: feed for name, feed in feeds.items() if name != UNKNOWN}
     if len(feeds) <= LABELLED_FEEDS:
         return feeds
     names = list(feeds)

@@ -9,12 +9,12 @@ from copy import deepcopy
 from importlib.metadata import EntryPoint, entry_points
 from queue import SimpleQueue
 from threading import Thread
-from typing import Any, Protocol
+from typing import Any, TypeVar
 
 from twisted.application.service import Service
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IReactorFromThreads, IReactorTime
-from twisted.internet.task import deferLater
+from twisted.internet.task import LoopingCall, deferLater
 from twisted.python.failure import Failure
 
 from clockd.errors import InvalidValue, Misconfigured
@@ -22,6 +22,11 @@ from clockd.feeds import LatestFeed
 
 GROUP = "clockd.feeds"
 """The group of the entry points."""
+
+RETURN_SECONDS = 10.0
+"""A plug-in that has not returned for so long, or for a period if that is longer, is reported, again and again."""
+
+T = TypeVar("T")
 
 Outcome = tuple[object, float] | RuntimeError
 """A value and its stamp, or why there is none."""
@@ -44,21 +49,8 @@ def find_plugin(key: str, name: str) -> EntryPoint:
     return installed[name]
 
 
-class Caller(Protocol):
-    """Makes calls outside the reactor's thread, one at a time."""
-
-    def start(self) -> None:
-        """Begin to take calls."""
-
-    def stop(self) -> None:
-        """Take no more calls, and wait for none."""
-
-    def call(self, what: Callable[[], Outcome]) -> Deferred[Outcome]:
-        """Make a call that raises nothing; fires with what it returned."""
-
-
-class LoneThread:
-    """Makes calls in a thread of its own, which nobody waits for.
+class LoneThread(Service):
+    """Makes calls in a thread of its own while it runs, one at a time; nobody waits for the thread.
 
     Args:
         name: The thread's.
@@ -71,29 +63,46 @@ class LoneThread:
         self._calls: SimpleQueue[tuple[Callable[[], Any], Deferred[Any]] | None] = SimpleQueue()
         self._thread: Thread | None = None
 
-    def start(self) -> None:
-        """As for any `Caller`; the first call waits for the end of one that was in hand at the last stop."""
+    def startService(self) -> None:
+        """Begin to take calls; the first waits for the end of one that was in hand at the last stop."""
+        super().startService()
         self._calls = SimpleQueue()
         self._thread = Thread(target=self._work, args=(self._calls, self._thread), name=self._name, daemon=True)
         self._thread.start()
 
-    def stop(self) -> None:
-        """As for any `Caller`."""
+    def stopService(self) -> None:
+        """Take no more calls, and wait for none."""
+        super().stopService()
         self._calls.put(None)
 
-    def call(self, what: Callable[[], Outcome]) -> Deferred[Outcome]:
-        """As for any `Caller`; to cancel is to hear no more of it, or to have it not made if it has not begun."""
-        answered: Deferred[Outcome] = Deferred()
+    def call(self, what: Callable[[], T]) -> Deferred[T]:
+        """Make a call; fires with what it returned, or fails with what it raised.
+
+        To cancel is to hear no more of it, or to have it not made if it has not begun.
+        """
+        answered: Deferred[T] = Deferred()
         self._calls.put((what, answered))
         return answered
 
     def _work(self, calls: SimpleQueue[tuple[Callable[[], Any], Deferred[Any]] | None], before: Thread | None) -> None:
         if before is not None:
             before.join()
-        while (call := calls.get()) is not None:
-            what, answered = call
-            if not answered.called:
-                self._reactor.callFromThread(answered.callback, what())
+        while self._make(calls.get()):
+            pass  # and nothing of the call is kept while there is none
+
+    def _make(self, call: tuple[Callable[[], Any], Deferred[Any]] | None) -> bool:
+        if call is None:
+            return False
+        what, answered = call
+        if answered.called:
+            return True
+        try:
+            result = what()
+        except BaseException:  # noqa: BLE001  # whoever asked is told
+            self._reactor.callFromThread(answered.errback, Failure())
+        else:
+            self._reactor.callFromThread(answered.callback, result)
+        return True
 
 
 class PluginSource(Service):
@@ -101,12 +110,12 @@ class PluginSource(Service):
 
     Args:
         feed: Where it is published.
-        load: Returns the plug-in, a callable without arguments; called where that is.
+        load: Returns the plug-in, a callable without arguments; called in that thread.
         every: Seconds from the end of a call to the begin of the next.
-        caller: Where it is called.
+        in_thread: Makes calls outside the reactor's thread, one at a time; none of these raises.
         check: Raises `InvalidValue` for what is no value.
         clock: Monotonic time.
-        now: Unix seconds UTC by the host's wall clock; read in the caller's thread.
+        now: Unix seconds UTC by the host's wall clock; read in that thread.
         report: Is told the feed's name and why there is no new sample.
     """
 
@@ -115,7 +124,7 @@ class PluginSource(Service):
         feed: LatestFeed,
         load: Callable[[], Callable[[], object]],
         every: float,
-        caller: Caller,
+        in_thread: Callable[[Callable[[], Outcome]], Deferred[Outcome]],
         check: Callable[[object], object],
         clock: IReactorTime,
         now: Callable[[], float],
@@ -124,7 +133,7 @@ class PluginSource(Service):
         self._feed = feed
         self._load = load
         self._every = every
-        self._caller = caller
+        self._in_thread = in_thread
         self._check = check
         self._clock = clock
         self._now = now
@@ -135,19 +144,23 @@ class PluginSource(Service):
     def startService(self) -> None:
         """Begin to call, at once."""
         super().startService()
-        self._caller.start()
         self._sampling = Deferred.fromCoroutine(self._sample()).addErrback(Failure.trap, CancelledError)
 
     def stopService(self) -> None:
         """Call no more; a call in hand goes on, and what it returns is not looked at."""
         if self.running:
             super().stopService()
-            self._caller.stop()
             self._sampling.cancel()
 
     async def _sample(self) -> None:
         while True:
-            outcome = await self._caller.call(self._ask)
+            overdue = LoopingCall(self._report_overdue, self._clock.seconds())
+            overdue.clock = self._clock
+            overdue.start(max(self._every, RETURN_SECONDS), now=False)
+            try:
+                outcome = await self._in_thread(self._ask)
+            finally:
+                overdue.stop()
             try:
                 if isinstance(outcome, RuntimeError):
                     raise outcome
@@ -156,8 +169,12 @@ class PluginSource(Service):
                 self._report(self._feed.name, error)
             await deferLater(self._clock, self._every)
 
+    def _report_overdue(self, begun: float) -> None:
+        seconds = self._clock.seconds() - begun
+        self._report(self._feed.name, TimeoutError(f"the plug-in has not returned for {seconds:.0f} s"))
+
     def _ask(self) -> Outcome:
-        """Call the plug-in; in the caller's thread."""
+        """Call the plug-in; in the thread."""
         try:
             if self._plugin is None:
                 self._plugin = self._load()

@@ -91,7 +91,9 @@ class Reload:
             self._take(config)
             self._log.info("in force from now on: {keys}", keys=", ".join(sorted(live)))
         if changed - live:
-            self._log.warn("changed, but for that clockd has to be restarted: {keys}", keys=", ".join(sorted(changed - live)))
+            self._log.warn(
+                "changed, but for that clockd has to be restarted: {keys}", keys=", ".join(sorted(changed - live))
+            )
 
     def _take(self, config: Config) -> None:
         for key in self._limits.__struct_fields__:

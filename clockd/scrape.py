@@ -6,13 +6,22 @@ Rules of this module: of Prometheus it knows the parser only.
 import re
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import NoReturn, Protocol
+from socket import AF_INET6, SOCK_STREAM, getaddrinfo
+from typing import Any, NamedTuple, NoReturn, Protocol, TypeVar
 
 from prometheus_client.parser import text_string_to_metric_families
 from twisted.application.service import Service
+from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.endpoints import HostnameEndpoint, wrapClientTLS
-from twisted.internet.interfaces import IProtocol, IProtocolFactory, IReactorTime, IStreamClientEndpoint
+from twisted.internet.interfaces import (
+    IProtocol,
+    IProtocolFactory,
+    IReactorPluggableNameResolver,
+    IReactorTime,
+    IResolutionReceiver,
+    IStreamClientEndpoint,
+)
 from twisted.internet.protocol import Protocol as TwistedProtocol
 from twisted.internet.protocol import connectionDone
 from twisted.internet.task import LoopingCall
@@ -21,7 +30,7 @@ from twisted.web.client import URI, Agent, HTTPConnectionPool, ResponseDone, Res
 from twisted.web.http import OK, PotentialDataLoss
 from twisted.web.http_headers import Headers
 from twisted.web.iweb import IAgentEndpointFactory
-from zope.interface import implementer
+from zope.interface import directlyProvides, implementer
 
 from clockd import __version__
 from clockd.certificate import ClientTLS, failed_for
@@ -34,20 +43,33 @@ PAGE_BYTES = 8 * 2**20
 SCRAPE_SECONDS = 10.0
 """As long as a scrape may take, from the beginning of the request to the end of the page."""
 
-InThread = Callable[[Callable[[], dict[str, float]]], Deferred[dict[str, float]]]
+T = TypeVar("T")
+
+Addresses = Sequence[tuple[Any, ...]]
+"""What `getaddrinfo` returns."""
 
 _HEADERS = Headers({"accept": ["text/plain;version=0.0.4"], "user-agent": [f"clockd/{__version__}"]})
 _URL = re.compile(r"https?://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*\.?)(:[0-9]{1,5})?([/?][!-~]*)?")
+_LABEL = r'[A-Za-z_][A-Za-z0-9_]*="(?:[^"\\\n]|\\[\\n"])*"'
+_SELECTOR = re.compile(rf"[A-Za-z_:][A-Za-z0-9_:]*(\{{({_LABEL}(, *{_LABEL})*)?\}})?")
 _ESCAPES = {ord("\\"): "\\\\", ord("\n"): "\\n", ord('"'): '\\"'}
 
 
-def endpoint_for(key: str, url: str, reactor: object) -> IStreamClientEndpoint:
+class InThread(Protocol):
+    """Calls what takes a while, one at a time and outside the reactor's thread."""
+
+    def __call__(self, what: Callable[[], T]) -> Deferred[T]:
+        """Call; to cancel is to hear no more of it, or to have it not called if it has not begun."""
+
+
+def endpoint_for(key: str, url: str, reactor: object, in_thread: InThread) -> IStreamClientEndpoint:
     """Return where an exporter listens.
 
     Args:
         key: The configuration key, for errors.
         url: As the operator wrote it.
         reactor: A Twisted reactor.
+        in_thread: Where its name is looked up, which takes long if no name server answers.
 
     Raises:
         Misconfigured: It is no URL that can be scraped.
@@ -58,8 +80,96 @@ def endpoint_for(key: str, url: str, reactor: object) -> IStreamClientEndpoint:
         raise Misconfigured(
             f"{key}: {url}: is no URL such as http://localhost:9100/metrics, without a name and password"
         )
-    endpoint: IStreamClientEndpoint = HostnameEndpoint(reactor, uri.host, uri.port)
-    return wrapClientTLS(ClientTLS(uri.host.decode()), endpoint) if uri.scheme == b"https" else endpoint
+    host = uri.host.decode()
+    endpoint = _Host(reactor, host, uri.port, in_thread)
+    return wrapClientTLS(ClientTLS(host), endpoint) if uri.scheme == b"https" else endpoint
+
+
+@implementer(IStreamClientEndpoint)
+class _Host:
+    """A host, looked up each time it is connected to.
+
+    A `HostnameEndpoint` alone does so in the reactor's own threads, and a name server that does not answer fills them.
+    """
+
+    def __init__(self, reactor: object, host: str, port: int, in_thread: InThread) -> None:
+        self._reactor = reactor
+        self._host = host
+        self._port = port
+        self._in_thread = in_thread
+
+    def connect(self, protocolFactory: IProtocolFactory) -> Deferred[IProtocol]:
+        """Connect to the one of its addresses that answers first."""
+        return self._in_thread(self._look_up).addCallback(self._connect, protocolFactory)
+
+    def _look_up(self) -> Addresses:
+        try:
+            return getaddrinfo(self._host, self._port, type=SOCK_STREAM)
+        except (OSError, UnicodeError) as error:
+            raise ConnectionError(f"{self._host} is not found: {error}") from error
+
+    def _connect(self, found: Addresses, protocolFactory: IProtocolFactory) -> Deferred[IProtocol]:
+        address = found[0][4][0]  # not the name: it takes none with an underscore
+        endpoint = HostnameEndpoint(_LookedUp(self._reactor, found), address, self._port)
+        return endpoint.connect(protocolFactory)
+
+
+class _LookedUp:
+    """A reactor that knows the one name it will be asked for."""
+
+    def __init__(self, reactor: object, found: Addresses) -> None:
+        directlyProvides(self, IReactorPluggableNameResolver)
+        self._reactor = reactor
+        self._found = found
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._reactor, name)
+
+    @property
+    def nameResolver(self) -> "_LookedUp":
+        """Itself."""
+        return self
+
+    def resolveHostName(self, resolutionReceiver: IResolutionReceiver, hostName: str, portNumber: int) -> None:
+        """Tell all that was found."""
+        for family, _, _, _, (host, *_) in self._found:
+            kind = IPv6Address if family == AF_INET6 else IPv4Address
+            resolutionReceiver.addressResolved(kind("TCP", host, portNumber))
+        resolutionReceiver.resolutionComplete()
+
+
+class Selector(NamedTuple):
+    """Chooses samples by their name, and by some of their labels or none."""
+
+    name: str
+    labels: dict[str, str]
+
+    def __str__(self) -> str:
+        return _key(self.name, self.labels)
+
+    def fits(self, name: str, labels: dict[str, str]) -> bool:
+        """Tell whether it chooses a sample."""
+        return name == self.name and self.labels.items() <= labels.items()
+
+
+def selector_for(key: str, words: str) -> Selector:
+    """Return what chooses the samples that an operator wants.
+
+    Args:
+        key: The configuration key, for errors.
+        words: As written there: `name`, or `name{label="value",...}`.
+
+    Raises:
+        Misconfigured: It is neither.
+    """
+    families = text_string_to_metric_families(f"{words} 1") if _SELECTOR.fullmatch(words) else ()
+    try:
+        ((sample,),) = (each.samples for each in families)
+    except ValueError as error:  # also if a label is there twice
+        raise Misconfigured(
+            f'{key}: {words}: is neither a name such as up nor one with labels such as up{{job="node"}}'
+        ) from error
+    return Selector(sample.name, sample.labels)
 
 
 class PageSource(Protocol):
@@ -168,9 +278,9 @@ class Scraper(Service):
     Args:
         feed: Where they are published, stamped with the moment at which the page had come.
         exporter: What is scraped.
-        metrics: Names of samples.
+        metrics: Choose samples.
         every: Seconds between the beginnings of two scrapes.
-        in_thread: Calls something that takes a while outside the reactor's thread.
+        in_thread: Where pages are read.
         clock: Monotonic time.
         now: Unix seconds UTC by the host's wall clock.
         report: Is told the feed's name and why there is no new sample.
@@ -180,7 +290,7 @@ class Scraper(Service):
         self,
         feed: LatestFeed,
         exporter: PageSource,
-        metrics: Sequence[str],
+        metrics: Sequence[Selector],
         every: float,
         in_thread: InThread,
         clock: IReactorTime,
@@ -233,23 +343,28 @@ class Scraper(Service):
             self._report(self._feed.name, _reason(failure.value))
 
 
-def choose(page: bytes, metrics: Sequence[str]) -> dict[str, float]:
-    """Return the samples of some names on a page, by name with labels as on the page, but sorted.
+def choose(page: bytes, metrics: Sequence[Selector]) -> dict[str, float]:
+    """Return the samples of a page that were chosen, by name with labels as on the page, but sorted.
 
     Lines of other names are not looked at, nor are those that tell types: the parser would rename counters by them.
 
     Raises:
         ValueError: There are none, or what is there makes no sense.
     """
-    wanted = re.compile(rf"^[ \t]*(?:{'|'.join(map(re.escape, metrics))})[ \t{{].*$", re.MULTILINE)
+    wanted = re.compile(rf"^[ \t]*(?:{'|'.join({each.name for each in metrics})})[ \t{{].*$", re.MULTILINE)
     try:
         lines = wanted.findall(page.decode())
         families = text_string_to_metric_families("\n".join(lines))
-        found = {_key(sample.name, sample.labels): float(sample.value) for each in families for sample in each.samples}
+        samples = [sample for each in families for sample in each.samples]
+        found = {
+            _key(s.name, s.labels): float(s.value)
+            for s in samples
+            if any(each.fits(s.name, s.labels) for each in metrics)
+        }
     except Exception as error:
         raise ValueError(f"the page is not in Prometheus' text format: {error!r}") from error
     if not found:
-        raise ValueError(f"the page has none of the metrics {', '.join(metrics)}")
+        raise ValueError(f"the page has none of the metrics {', '.join(map(str, metrics))}")
     return found
 
 

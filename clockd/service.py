@@ -173,8 +173,6 @@ class ClockService(MultiService):
         if self._state != "starting":  # it was stopped meanwhile
             return
         self._state = "opening ports"
-        for feed in self._retained:
-            feed.restore()
         for service in self:
             service.startService()
         listening = [listener.listening for listener in self._listeners()]
@@ -285,14 +283,14 @@ def make_service(
     def in_thread(call: Callable[[], T]) -> Deferred[T]:
         return deferToThreadPool(reactor, reactor.getThreadPool(), call)
 
-    feeds, sources = make_feeds(config.feeds, tally, reactor, now, in_thread)
+    store = _store(config.server.state, tally, reactor, now)
+    feeds, sources = make_feeds(config.feeds, tally, store, reactor, now)
     schedule = Schedule(clock, tally.lateness)
     limits = replace(config.limits)
     desk = FeedDesk(feeds, schedule, limits, tally)
     users = UsersFile(Path(config.auth.users))
     users.load()
     roster = Roster(limits, config.avatars.when_full, clock, now, users.is_admin)
-    store = _store(config.server.state, tally, reactor, now)
     realm = ClockRealm(config.avatars.sharing, roster, desk, store, tally)
     passwords = PasswordPool(reactor, new_hasher(), len(os.sched_getaffinity(0)))
     accounts = AccountChecker(users, passwords.fits)

@@ -139,6 +139,10 @@ class Session(pb.Avatar):
         """Put a value of a feed in force; see `FeedDesk.publish`."""
         return self._desk.publish(feed, self.account, value, stamp)
 
+    def refused_publish(self, feed: str | None) -> None:
+        """Count a `publish` whose arguments are none that a call takes."""
+        self._desk.refused(feed)
+
     def perspective_status(self) -> dict[str, object]:
         """Return what there is to know of this connection and its account."""
         return {

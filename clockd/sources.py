@@ -3,20 +3,21 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from twisted.application.service import IService
+from twisted.application.service import IService, Service
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from clockd.config import AnyFeed, ClockdFeed, HostFeed, PrometheusFeed, PushFeed, PythonFeed
-from clockd.feeds import ClockFeed, FeedTable, LatestFeed, SampledFeed
+from clockd.errors import InvalidValue
+from clockd.feeds import ClockFeed, FeedTable, LatestFeed, RetainedFeed, SampledFeed
 from clockd.host import HostMeter
-from clockd.interfaces import IFeed
+from clockd.interfaces import IAccountStore, IFeed
 from clockd.logs import Quota, printable
 from clockd.plugin import LoneThread, PluginSource, find_plugin
 from clockd.pulse import Pulse
-from clockd.scrape import Exporter, InThread, Scraper, endpoint_for
+from clockd.scrape import Exporter, Scraper, endpoint_for, selector_for
 from clockd.values import Rights, Tally
-from clockd.wire import ValueEncoder
+from clockd.wire import ValueEncoder, decode_value
 
 REASON_LETTERS = 200
 """As much is told of why there is no new sample; an exporter or a plug-in may have written it."""
@@ -46,24 +47,24 @@ class Reports:
 
 
 def make_feeds(
-    sections: Mapping[str, AnyFeed], tally: Tally, reactor: Any, now: Callable[[], float], in_thread: InThread
+    sections: Mapping[str, AnyFeed], tally: Tally, store: IAccountStore, reactor: Any, now: Callable[[], float]
 ) -> tuple[FeedTable, list[IService]]:
     """Make the time and all feeds that are configured.
 
     Args:
         sections: By name.
         tally: Where they are counted.
+        store: Keeps the samples of those that are retained; open, before anything is started.
         reactor: A Twisted reactor whose `seconds` is monotonic.
         now: Unix seconds UTC by the host's wall clock.
-        in_thread: Calls something that takes a while outside the reactor's thread.
 
     Returns:
         The feeds, and what has to run that they have samples.
 
     Raises:
-        Misconfigured: A URL that is none, or a plug-in that is not installed.
+        Misconfigured: A URL or a selector that is none, or a plug-in that is not installed.
     """
-    maker = _Maker(tally, reactor, now, in_thread)
+    maker = _Maker(tally, store, reactor, now)
     feeds: list[tuple[IFeed, Rights]] = [(ClockFeed(now), Rights())]
     for name, section in sections.items():
         publish = section.publish if isinstance(section, PushFeed) else ()
@@ -71,14 +72,35 @@ def make_feeds(
     return FeedTable(feeds), maker.services
 
 
+class Restorer(Service):
+    """Puts in force what is kept of a feed, when the server starts.
+
+    Args:
+        feed: The feed.
+        report: Is told the feed's name and why it cannot be.
+    """
+
+    def __init__(self, feed: RetainedFeed, report: Callable[[str, Exception], object]) -> None:
+        self._feed = feed
+        self._report = report
+
+    def startService(self) -> None:
+        """Put it in force."""
+        super().startService()
+        try:
+            self._feed.restore()
+        except InvalidValue as error:
+            self._report(self._feed.name, error)
+
+
 class _Maker:
     """Makes feeds; keeps what has to run for them."""
 
-    def __init__(self, tally: Tally, reactor: Any, now: Callable[[], float], in_thread: InThread) -> None:
+    def __init__(self, tally: Tally, store: IAccountStore, reactor: Any, now: Callable[[], float]) -> None:
         self._tally = tally
+        self._store = store
         self._reactor = reactor
         self._now = now
-        self._in_thread = in_thread
         self._encode = ValueEncoder(b"pb").encode
         self._report = Reports(tally, reactor).report
         self.services: list[IService] = []
@@ -94,34 +116,46 @@ class _Maker:
             case PythonFeed():
                 return self._plugged(name, section)
             case PushFeed():
-                return self._latest(name)
+                return self._retained(name) if section.retain else self._latest(name)
 
     def _latest(self, name: str) -> LatestFeed:
         return LatestFeed(name, self._encode, self._tally.feed(name), self._now)
+
+    def _retained(self, name: str) -> LatestFeed:
+        counts = self._tally.feed(name)
+        feed = RetainedFeed(name, self._encode, counts, self._now, decode_value, self._store)
+        self.services.append(Restorer(feed, self._report))
+        return feed
 
     def _sampled(self, name: str, take: Callable[[], object], every: float) -> LatestFeed:
         counts = self._tally.feed(name)
         return SampledFeed(name, self._encode, counts, self._now, take, every, self._reactor, self._report)
 
+    def _thread(self, name: str) -> LoneThread:
+        """Return a thread for one feed: others do not wait for a name server, or a plug-in, that never answers."""
+        thread = LoneThread(f"clockd feed {name}", self._reactor)
+        self.services.append(thread)
+        return thread
+
     def _scraped(self, name: str, section: PrometheusFeed) -> LatestFeed:
         feed = self._latest(name)
-        endpoint = endpoint_for(f"feeds.{name}.url", section.url, self._reactor)
+        thread = self._thread(name)
+        endpoint = endpoint_for(f"feeds.{name}.url", section.url, self._reactor, thread.call)
         exporter = Exporter(section.url, endpoint, self._reactor)
+        metrics = [selector_for(f"feeds.{name}.metrics", words) for words in section.metrics]
         self.services.append(
-            Scraper(
-                *(feed, exporter, section.metrics, section.every),
-                *(self._in_thread, self._reactor, self._now, self._report),
-            )
+            Scraper(*(feed, exporter, metrics, section.every), *(thread.call, self._reactor, self._now, self._report))
         )
         return feed
 
     def _plugged(self, name: str, section: PythonFeed) -> LatestFeed:
         feed = self._latest(name)
+        thread = self._thread(name)
         plugin = find_plugin(f"feeds.{name}.plugin", section.plugin)
-        thread = LoneThread(f"clockd feed {name}", self._reactor)
         self.services.append(
             PluginSource(
-                *(feed, plugin.load, section.every, thread), *(self._encode, self._reactor, self._now, self._report)
+                *(feed, plugin.load, section.every, thread.call),
+                *(self._encode, self._reactor, self._now, self._report),
             )
         )
         return feed

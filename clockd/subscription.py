@@ -231,7 +231,7 @@ class _News:
         last = self.last
         if last is None or now - self._pushed >= self._limits.max_silence:
             return True
-        if sample.version == last.version:
+        if sample.encoded == last.encoded:
             return False
         return not self.deadband or _distance(sample.value, last.value) > self.deadband
 

@@ -16,7 +16,10 @@ from msgspec import Meta, Struct
 MAX_SECONDS = 366 * 86400.0
 """The longest time that any setting in seconds may name: a year."""
 
-Seconds = Annotated[float, Meta(gt=0, le=MAX_SECONDS)]
+MIN_SECONDS = 0.001
+"""The shortest: what is due more often is never done in time."""
+
+Seconds = Annotated[float, Meta(ge=MIN_SECONDS, le=MAX_SECONDS)]
 
 EVERYBODY = "*"
 """Stands for all accounts."""
@@ -55,12 +58,10 @@ class Published(Sample, frozen=True, gc=False):
     """A sample of a feed whose values may stay the same.
 
     Attributes:
-        encoded: The value's bytes in the dialect `pb`, from when it was published.
-        version: Goes up with each value that differs from the one before.
+        encoded: The value's bytes in the dialect `pb`, from when it was published; values are the same if these are.
     """
 
     encoded: bytes
-    version: int
 
 
 class Reading(Sample, frozen=True, gc=False):

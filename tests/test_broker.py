@@ -36,7 +36,7 @@ from zope.interface.verify import verifyObject
 
 from clockd.boundary import Boundary
 from clockd.broker import CLOSE_SECONDS, MAX_MIND_ID, SWEPT, RemoteMind, printable_address
-from clockd.errors import InvalidValue
+from clockd.errors import InvalidValue, UnknownMethod
 from clockd.interfaces import IClient
 from clockd.values import Limits
 
@@ -533,10 +533,23 @@ class CallTests(RigCase):
 
 
 class Taker:
-    """Its one method returns what it was given, and keeps it."""
+    """Its one method keeps what it was given."""
+
+    def __init__(self):
+        self.refused = []
 
     def remote_take(self, value, more=None):
         self.taken = value, more
+
+    def refused_take(self, value):
+        self.refused.append(value)
+
+
+class Refuser(Taker):
+    """Its one method takes nothing."""
+
+    def remote_take(self, *_):
+        raise InvalidValue("nothing is taken")
 
 
 class ArgumentTests(SynchronousTestCase):
@@ -565,6 +578,33 @@ class ArgumentTests(SynchronousTestCase):
         ):
             with self.assertRaisesRegex(InvalidValue, r"^take takes \(value, more\)$"):
                 call(*arguments, **keywords)
+
+    def test_the_target_is_told_of_a_call_that_is_refused_and_of_its_first_argument_if_that_is_text(self):
+        text, bad, nothing = [b"unicode", "ä".encode()], [b"instance"], [b"dictionary"]
+        for args, kw, told in (
+            *(([b"tuple", text, bad], nothing, "ä"), ([b"tuple", text], [b"dictionary", [b"more", bad]], "ä")),
+            *(([b"tuple", text, 1, 2], nothing, "ä"), ([b"tuple", text, text], [b"dictionary", [b"value", 1]], "ä")),
+            ([b"tuple"], [b"dictionary", [b"more", bad], [b"value", text]], "ä"),
+            ([b"tuple"], [b"dictionary", [[b"unicode", b"value"], text], bad], "ä"),
+            ([b"tuple", [b"unicode", b"\xff"]], nothing, "\ufffd"),
+            ([b"tuple"], [b"dictionary", [b"value", [b"unicode", b"\xff"]]], "\ufffd"),
+            *(([b"tuple"], nothing, None), ([b"tuple", bad], nothing, None), ([b"tuple", b"a", bad], nothing, None)),
+            *(([b"tuple", bad, text], nothing, None), ([b"tuple"], [b"dictionary", [b"more", text]], None)),
+            *(([b"tuple", [b"unicode", 1]], nothing, None), ([b"tuple", [b"unicode"]], nothing, None)),
+            ([b"tuple", bad], [b"dictionary", [b"value", text]], None),
+            *((5, nothing, None), ([], [], None), (text, [b"dictionary", 5, [], [b"value"]], None)),
+        ):
+            taker = Taker()
+            with self.assertRaises(InvalidValue):
+                Boundary(taker, "remote_").remoteMessageReceived(pb.Broker(), "take", args, kw)
+            self.assertEqual(taker.refused, [told], (args, kw))
+
+    def test_the_target_is_not_told_of_what_its_method_refuses_or_of_a_method_that_is_not_there(self):
+        taker = Refuser()
+        for name, error in (("take", InvalidValue), ("refuse", UnknownMethod), ("", UnknownMethod)):
+            with self.assertRaises(error):
+                Boundary(taker, "remote_").remoteMessageReceived(pb.Broker(), name, jellied(("a",)), jellied({}))
+        self.assertEqual(taker.refused, [])
 
 
 class KeyTests(RigCase):

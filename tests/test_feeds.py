@@ -5,8 +5,8 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from clockd.errors import InvalidValue, NotPermitted, UnknownFeed
-from clockd.feeds import ClockFeed, FeedTable, LatestFeed, SampledFeed
-from clockd.values import FeedTally, Published, Rights, Sample
+from clockd.feeds import UNKNOWN, ClockFeed, FeedTable, LatestFeed, SampledFeed
+from clockd.values import FEED_NAME, FeedTally, Published, Rights, Sample
 from clockd.wire import ValueEncoder
 
 encode = ValueEncoder(b"pb").encode
@@ -44,20 +44,20 @@ class LatestFeedTests(FeedCase):
 
     def test_each_sample_takes_the_place_of_the_one_before_and_has_the_next_number(self):
         self.assertEqual(self.feed.publish(0.5), 1)
-        self.assertEqual(self.feed.latest(), Published("load", 1, EPOCH, 0.5, encode(0.5), 1))
+        self.assertEqual(self.feed.latest(), Published("load", 1, EPOCH, 0.5, encode(0.5)))
         self.clock.advance(3)
         self.assertEqual(self.feed.publish(0.75), 2)
-        self.assertEqual(self.feed.latest(), Published("load", 2, EPOCH + 3, 0.75, encode(0.75), 2))
+        self.assertEqual(self.feed.latest(), Published("load", 2, EPOCH + 3, 0.75, encode(0.75)))
         self.assertEqual((self.counts.updates, self.counts.updated), (2, EPOCH + 3))
 
-    def test_a_value_that_is_published_again_is_a_sample_but_no_version(self):
-        for value, version in (
-            *((1, 1), (1, 1), (1.0, 2), (True, 3), ([1], 4), ([True], 5), ((1,), 6), ("1", 7), (b"1", 8)),
-            *((math.nan, 9), (math.nan, 9), (0.0, 10), (-0.0, 11), (None, 12)),
-        ):
-            self.feed.publish(value)
-            self.assertEqual(self.feed.latest().version, version, value)
-        self.assertEqual(self.feed.latest().sequence, 14)
+    def test_what_is_published_again_is_a_sample_of_the_same_value_and_all_others_differ(self):
+        values = (1, 1.0, True, [1], [True], (1,), "1", b"1", math.nan, 0.0, -0.0, None)
+        for times in (1, 2):
+            for value in values:
+                self.feed.publish(value)
+                self.assertEqual(self.feed.latest().encoded, encode(value), times)
+        self.assertEqual(self.feed.latest().sequence, 2 * len(values))
+        self.assertEqual(len(set(map(encode, values))), len(values))
 
     def test_a_source_may_say_when_the_value_was_true(self):
         for stamp in (0, -1.5, 1_700_000_000):
@@ -95,8 +95,8 @@ class SampledFeedTests(FeedCase):
         self.assertEqual(self.counts.updates, 3)
 
     def test_who_wants_one_as_often_as_it_is_taken_gets_a_new_one_each_time_though_now_and_then_later(self):
-        for late in (0.0, 0.003, 0.001, 0.002, 0.0005, 0.25, 0.0, 0.001):
-            self.clock.advance(late)
+        for late in (0.0, 0.003, 0.001, 0.002, 0.0005, 0.25, 0.0, 0.001, -0.00001, -0.09, 0.0, -0.09):
+            self.clock.rightNow += late
             number = self.counts.updates
             self.assertEqual(self.feed.latest().value, number)
             self.clock.advance(2.0 - late)
@@ -161,6 +161,13 @@ class FeedTableTests(FeedCase):
             for name in ("tide", "", None, 1, b"time", ["time"], {}):
                 with self.assertRaisesRegex(UnknownFeed, "feeds\\(\\) returns"):
                     find(name, "alice")
+
+    def test_a_feed_is_counted_under_its_name_and_what_is_none_under_one_that_no_feed_can_have(self):
+        for name in ("time", "open", "closed"):
+            self.assertEqual(self.table.counted_as(name), name)
+        for name in ("tide", "", UNKNOWN, None, 1, b"time", ["time"], {}):
+            self.assertEqual(self.table.counted_as(name), UNKNOWN)
+        self.assertIsNone(FEED_NAME.fullmatch(UNKNOWN))
 
     def test_nobody_may_do_more_than_read_unless_it_is_said(self):
         self.assertEqual(Rights(), Rights(read=("*",), publish=()))

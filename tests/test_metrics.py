@@ -17,6 +17,7 @@ from twisted.web.server import Site
 from twisted.web.test.requesthelper import DummyRequest
 
 from clockd import __version__
+from clockd.feeds import UNKNOWN
 from clockd.metrics import HTTP_CONNECTIONS, REQUEST_BYTES, NewestStay, TallyCollector, metrics_site
 from clockd.values import CLOSE_REASONS, LOGIN_METHODS, LOGIN_RESULTS, PERIOD_RESULTS, SKIP_REASONS, Limits, Tally
 
@@ -270,8 +271,8 @@ class FeedMetricsTests(MetricsCase):
     def test_every_feed_is_there_from_the_start_but_for_the_moment_of_an_update_that_was_not(self):
         self.tally.feed("load")
         samples = self.scrape()
-        for name in ("feed_updates_total", "feed_errors_total"):
-            self.assertEqual(self.of(name, samples), {"load": 0}, name)  # nobody publishes the time
+        self.assertEqual(self.of("feed_updates_total", samples), {"load": 0})  # nobody publishes the time
+        self.assertEqual(self.of("feed_errors_total", samples), {"time": 0, "load": 0, "(unknown)": 0})
         self.assertEqual(self.of("feed_last_update_timestamp_seconds", samples), {})
         self.assertEqual(self.of("pushes_total", samples), {"time": 0, "load": 0})
         skipped = self.labelled("clockd_pushes_skipped_total", samples)
@@ -287,8 +288,12 @@ class FeedMetricsTests(MetricsCase):
 
     def test_32_feeds_have_labels_and_there_is_no_other(self):
         self.feeds(31)
+        self.tally.feed(UNKNOWN).errors = 7
         labels = {"time", *(f"n{index}" for index in range(1, 32))}
-        self.assertEqual(set(self.of("pushes_total", self.scrape())), labels)
+        samples = self.scrape()
+        self.assertEqual(set(self.of("pushes_total", samples)), labels)
+        self.assertEqual(set(self.of("feed_errors_total", samples)), labels | {UNKNOWN})
+        self.assertEqual(self.of("feed_errors_total", samples)[UNKNOWN], 7)
 
     def test_with_one_more_the_rest_share_a_label_as_their_sum(self):
         for number in (32, 40, 255):
@@ -303,7 +308,10 @@ class FeedMetricsTests(MetricsCase):
                 ("feed_last_update_timestamp_seconds", 1000 * number),
             ):
                 found = self.of(name, samples)
-                self.assertEqual(set(found), labels - ({"time"} if name.startswith("feed_") else set()))
+                errors, of_published = name == "feed_errors_total", name in {"feed_updates_total", self.PER_FEED[-1]}
+                self.assertEqual(
+                    set(found), (labels | ({UNKNOWN} if errors else set())) - ({"time"} if of_published else set())
+                )
                 self.assertEqual(found["other"], value, name)
             self.assertEqual(
                 samples["clockd_pushes_skipped_total", ("feed", "other"), ("reason", "unchanged")], 4 * sum(rest)

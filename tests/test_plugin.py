@@ -2,9 +2,11 @@ import gc
 import shutil
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 from queue import Queue
 from threading import Event, current_thread, main_thread
+from weakref import finalize
 
 from doubles import EPOCH
 from twisted.internet.defer import Deferred
@@ -24,17 +26,10 @@ encode = ValueEncoder(b"pb").encode
 
 
 class Hand:
-    """A caller whose calls the test makes by hand."""
+    """A thread whose calls the test makes by hand."""
 
     def __init__(self):
-        self.running = False
         self.asked = []
-
-    def start(self):
-        self.running = True
-
-    def stop(self):
-        self.running = False
 
     def call(self, what):
         answered = Deferred()
@@ -65,9 +60,9 @@ class SourceTests(SynchronousTestCase):
     def now(self):
         return EPOCH + self.clock.seconds()
 
-    def make(self, check):
+    def make(self, check, every=2.0):
         return PluginSource(
-            *(self.feed, self.load, 2.0, self.hand, check, self.clock, self.now),
+            *(self.feed, self.load, every, self.hand.call, check, self.clock, self.now),
             lambda name, error: self.reports.append((name, str(error))),
         )
 
@@ -96,17 +91,17 @@ class SourceTests(SynchronousTestCase):
         self.source.stopService()
         self.source.stopService()
         gc.collect()
-        self.assertEqual((self.hand.running, self.clock.getDelayedCalls()), (False, []))
+        self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_before_the_start_nothing_is_called(self):
-        self.assertEqual((self.hand.running, self.hand.asked, self.loads), (False, [], 0))
+        self.assertEqual((self.hand.asked, self.loads), ([], 0))
 
     def test_what_it_returns_is_published_with_the_moment_at_which_it_did(self):
         self.source.startService()
         self.assertIsNone(self.feed.latest())
         self.clock.advance(5)
         self.hand.make()
-        self.assertEqual(self.feed.latest(), Published("queue", 1, EPOCH + 5, {"jobs": 3}, encode({"jobs": 3}), 1))
+        self.assertEqual(self.feed.latest(), Published("queue", 1, EPOCH + 5, {"jobs": 3}, encode({"jobs": 3})))
 
     def test_the_stamp_is_of_the_moment_of_the_return_and_not_of_the_publishing(self):
         self.source.startService()
@@ -186,6 +181,38 @@ class SourceTests(SynchronousTestCase):
         self.returns(1)
         self.assertEqual((self.loads, self.feed.latest().value), (3, 1))
 
+    def test_one_that_does_not_return_is_reported_again_and_again_until_it_does(self):
+        for every, seconds in ((0.1, 10), (10.0, 10), (12.0, 12)):
+            self.source = self.make(encode, every)
+            self.source.startService()
+            told = []
+            for number in (1, 2, 3):
+                self.clock.advance(seconds - 0.01)
+                self.assertEqual(self.reports, told)
+                self.clock.advance(0.01)
+                told.append(("queue", f"the plug-in has not returned for {number * seconds} s"))
+                self.assertEqual(self.reports, told)
+            self.assertEqual(len(self.hand.asked), 1)
+            self.hand.make()
+            self.clock.advance(every - 0.01)
+            self.assertEqual(self.reports, told)
+            self.source.stopService()
+            self.reports.clear()
+        self.assertEqual(self.feed.latest().sequence, 3)
+
+    def test_each_call_may_take_its_time(self):
+        self.source.startService()
+        for _ in range(5):
+            self.clock.advance(9.9)
+            self.returns(1)
+        self.assertEqual((self.reports, self.feed.latest().sequence), ([], 5))
+
+    def test_of_one_that_does_not_return_nothing_is_told_after_the_stop(self):
+        self.source.startService()
+        self.source.stopService()
+        self.clock.advance(100)
+        self.assertEqual(self.reports, [])
+
     def test_what_it_returns_after_the_stop_is_not_published(self):
         for value in (1, ValueError("too late")):
             self.source.startService()
@@ -208,7 +235,7 @@ class SourceTests(SynchronousTestCase):
         self.hand.asked.clear()
         self.source.startService()
         self.returns(1)
-        self.assertEqual((self.hand.running, self.feed.latest().value), (True, 1))
+        self.assertEqual(self.feed.latest().value, 1)
 
 
 class Reactor:
@@ -230,8 +257,8 @@ class LoneThreadTests(SynchronousTestCase):
     def setUp(self):
         self.reactor = Reactor()
         self.thread = LoneThread("a plug-in", self.reactor)
-        self.thread.start()
-        self.addCleanup(self.thread.stop)
+        self.thread.startService()
+        self.addCleanup(self.thread.stopService)
 
     def test_calls_are_made_in_one_thread_that_does_not_keep_the_process(self):
         calls = [self.thread.call(current_thread) for _ in range(2)]
@@ -251,7 +278,7 @@ class LoneThreadTests(SynchronousTestCase):
 
         self.thread.call(slow)
         self.assertTrue(begun.wait(SECONDS))
-        self.thread.stop()
+        self.thread.stopService()
         thread = self.thread._thread
         self.assertTrue(thread.is_alive())
         go_on.set()
@@ -268,8 +295,8 @@ class LoneThreadTests(SynchronousTestCase):
 
         self.thread.call(slow)
         self.assertTrue(begun.wait(SECONDS))
-        self.thread.stop()
-        self.thread.start()
+        self.thread.stopService()
+        self.thread.startService()
         self.thread.call(lambda: order.append("second"))
         go_on.set()
         self.reactor.turn()
@@ -294,12 +321,37 @@ class LoneThreadTests(SynchronousTestCase):
         self.reactor.turn()
         self.assertEqual(calls, ["other"])
 
+    def test_what_a_call_raises_is_told_and_the_next_is_made(self):
+        for error in (ValueError("no"), SystemExit(3)):
+
+            def bad(error=error):
+                raise error
+
+            answers = self.thread.call(bad), self.thread.call(lambda: 1)
+            self.reactor.turn()
+            self.reactor.turn()
+            self.assertIs(self.failureResultOf(answers[0]).value, error)
+            self.assertEqual(self.successResultOf(answers[1]), 1)
+
+    def test_nothing_of_a_call_is_kept_while_the_thread_waits_for_the_next(self):
+        for made in (len, float):  # of which the second raises
+
+            def call(made=made):
+                page, gone = frozenset({1, 2}), Event()
+                self.thread.call(partial(made, page)).addErrback(lambda _: None)
+                self.reactor.turn()
+                finalize(page, gone.set)
+                return gone
+
+            self.assertTrue(call().wait(SECONDS))
+
     def test_what_was_cancelled_while_it_was_called_is_heard_of_no_more(self):
         begun, go_on = Event(), Event()
 
         def slow():
             begun.set()
-            return go_on.wait(SECONDS)
+            go_on.wait(SECONDS)
+            raise ValueError
 
         answer = self.thread.call(slow)
         self.assertTrue(begun.wait(SECONDS))

@@ -13,7 +13,9 @@ from zope.interface.verify import verifyObject
 
 from clockd.desk import PublishRates
 from clockd.errors import InvalidPeriod, TooManyConnections, TooManyPublishes, UnknownFeed
+from clockd.feeds import UNKNOWN
 from clockd.interfaces import ISession
+from clockd.session import Session
 from clockd.values import MOST_FEEDS, Limits, Rights
 
 
@@ -330,6 +332,16 @@ class SubscribeTests(FeedsCase):
         self.assertEqual(len(self.mind.samples), 3)
         self.assertEqual(self.counts().skipped["unchanged"], 9)
 
+    def test_a_value_that_changes_and_comes_back_within_a_period_is_no_news(self):
+        self.serve()
+        self.ask("publish", "load", 1)
+        self.ask("subscribe", "load", 1)
+        for value in (2, 1):
+            self.ask("publish", "load", value)
+        self.advance(2)
+        self.assertEqual(self.mind.samples, [("load", 1, EPOCH, 1)])
+        self.assertEqual(self.counts().skipped["unchanged"], 2)
+
     def test_feeds_that_are_due_together_come_in_one_write(self):
         names = [f"n{number}" for number in range(20)]
         self.serve(names)
@@ -459,6 +471,7 @@ class RightsTests(FeedsCase):
         self.refused("NotPermitted", "subscribe", "box")
         self.assertEqual(self.ask("subscribe", "secret", 1, peer=bob), 1.0)
         self.assertEqual(self.counts("box").subscriptions, 0)
+        self.assertEqual((self.counts("secret").errors, self.counts("box").errors), (1, 1))
 
     def test_who_may_not_publish_is_refused_and_changes_nothing(self):
         self.serve()
@@ -503,6 +516,21 @@ class RightsTests(FeedsCase):
                 self.assertIn(f"{method} takes (", self.refused("InvalidValue", method, *arguments))
             self.refused("InvalidValue", method, *bad[-1][:-1], nonsense=1)
         self.refused("InvalidValue", "subscribe", "load", feed="load")
+
+    def test_an_argument_of_a_type_that_no_call_takes_is_refused_by_every_call_and_changes_nothing(self):
+        self.serve()
+        self.ask("subscribe", "load", 1)
+        before = self.rig_.tally.periods.copy()
+        calls = {name.removeprefix("perspective_") for name in dir(Session) if name.startswith("perspective_")}
+        self.assertGreater(len(calls), 4)
+        for call in calls:
+            for arguments in ((range,), ("load", range), ("load", 1, range), ([[range]],), ("load", {"a": range})):
+                self.refused("InvalidValue", call, *arguments)
+            self.refused("InvalidValue", call, feed=range)
+        for call in ("login", "loginAnonymous", "loginCertificate"):
+            self.assert_failed(self.peer.ask(self.peer.root, call, range), "InvalidValue")
+        self.assertEqual((self.rig_.tally.periods, self.counts().subscriptions), (before, 1))
+        self.assertEqual((self.counts().updates, self.peer.broker.disconnected), (0, 0))
 
 
 class PublishTests(FeedsCase):
@@ -549,9 +577,43 @@ class PublishTests(FeedsCase):
         self.serve()
         shared, cycle = [1], []
         cycle.append(cycle)
-        for value in ([shared, shared], cycle, ((), ()), [self.rig_.limits.__class__], {1, 2}, range):
+        values = ([shared, shared], cycle, ((), ()), [self.rig_.limits.__class__], {1, 2}, range)
+        for number, value in enumerate(values, 1):
             self.refused("InvalidValue", "publish", "load", value)
+            self.refused("InvalidValue", "publish", "load", 1, value)
+            self.refused("InvalidValue", "publish", value=value, feed="load")
+            self.assertEqual(self.counts().errors, 3 * number)
         self.assertEqual((self.counts().updates, self.peer.broker.disconnected), (0, 0))
+
+    def test_each_that_is_refused_counts_one_for_its_feed(self):
+        self.serve(publishes_per_second=1)
+        self.ask("publish", "load", 1)
+        for feed, name, *arguments in (
+            *(("load", "TooManyPublishes", 1), ("load", "InvalidValue"), ("load", "InvalidValue", 1, 2, 3)),
+            *(("load", "InvalidValue", range), ("secret", "InvalidValue", range), ("secret", "NotPermitted", 1)),
+            *(("time", "NotPermitted", 1), ("time", "InvalidValue", range)),
+        ):
+            before = self.counts(feed).errors
+            self.refused(name, "publish", feed, *arguments)
+            self.assertEqual(self.counts(feed).errors, before + 1)
+        self.ask("publish", "load", range, pbanswer=False)
+        self.assertEqual((self.counts().errors, self.counts("heat").errors, self.counts(UNKNOWN).errors), (5, 0, 0))
+
+    def test_those_of_a_feed_that_is_not_there_are_counted_together_and_make_no_label(self):
+        self.serve()
+        labels = list(self.rig_.tally.feeds)
+        names = ("nothing", "x" * 10_000, "", UNKNOWN, "other", "LOAD", b"load", None, 1, ["load"], {})
+        for number, name in enumerate(names, 1):
+            self.refused("UnknownFeed", "publish", name, 1)
+            self.refused("UnknownFeed", "subscribe", name)
+            self.refused("InvalidValue", "publish", name, range)
+            self.assertEqual(self.counts(UNKNOWN).errors, 3 * number)
+        self.refused("UnknownFeed", "publish", "server", 1)
+        self.refused("InvalidValue", "publish", range, 1)
+        self.refused("InvalidValue", "publish")
+        self.assertEqual(self.counts(UNKNOWN).errors, 3 * len(names) + 3)
+        self.assertEqual(list(self.rig_.tally.feeds), labels)
+        self.assertEqual({self.counts(name).errors for name in labels if name != UNKNOWN}, {0})
 
     def test_an_account_publishes_so_many_a_second_over_all_its_connections(self):
         self.serve(publishes_per_second=5)

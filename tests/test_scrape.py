@@ -1,9 +1,10 @@
 import gc
 import math
+import socket
 
 from doubles import EPOCH, Network
 from OpenSSL import SSL
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred, execute, succeed
 from twisted.internet.error import ConnectionLost
 from twisted.internet.error import ConnectionRefusedError as Refused
 from twisted.internet.protocol import Factory, Protocol
@@ -15,10 +16,11 @@ from twisted.web.client import ResponseFailed
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Site
 
+from clockd import scrape
 from clockd.certificate import ClientTLS
 from clockd.errors import Misconfigured
 from clockd.feeds import LatestFeed
-from clockd.scrape import PAGE_BYTES, SCRAPE_SECONDS, Exporter, Scraper, choose, endpoint_for
+from clockd.scrape import PAGE_BYTES, SCRAPE_SECONDS, Exporter, Scraper, endpoint_for, selector_for
 from clockd.values import FeedTally
 from clockd.wire import ValueEncoder
 
@@ -40,6 +42,50 @@ answer_seconds_count 2
 \t hours{path="C:\\\\DIR\\\\ \\"a b\\"",name="x\\ny } #"}\t1e3
 empty{} NaN
 """
+
+
+def selectors(*words):
+    return [selector_for("feeds.node.metrics", each) for each in words]
+
+
+def choose(page, words):
+    return scrape.choose(page, selectors(*words))
+
+
+class SelectorTests(SynchronousTestCase):
+    def test_what_was_written_is_what_it_is_called(self):
+        for words, called in (
+            ("node_load1", "node_load1"),
+            ("job:rate:5m", "job:rate:5m"),
+            ("up{}", "up"),
+            ('up{mode="idle", cpu="0"}', 'up{cpu="0",mode="idle"}'),
+            ('up{name="x\\ny\\\\ \\"}"}', 'up{name="x\\ny\\\\ \\"}"}'),
+        ):
+            self.assertEqual(str(selector_for("", words)), called)
+
+    def test_what_is_none_is_told_with_its_key(self):
+        for words in (
+            *("", " ", ".*", "node.load", "1a", "\xe4", "up 1", "up 1 1", "# up", "up\nup", "up 1\nup", '{"up"}'),
+            *('up{a="b"', 'up{a=~"b"}', 'up{a!="b"}', "up{a=b}", "up{a}", "up{a='b'}", 'up{a="b",a="c"}', "up{,a}"),
+            *(
+                "up ",
+                "up{a=}",
+                'up{a="b",}',
+                'up{a="\\t"}',
+                'up{a="\n"}',
+                'up{1="b"}',
+                'up{a="b"} x',
+                'up{a="b"}{c="d"}',
+                'up{="b"}',
+                '{"node.load"}',
+                "{}",
+                'up{__name__="up"}',
+            ),
+        ):
+            with self.assertRaises(Misconfigured, msg=words) as caught:
+                selector_for("feeds.node.metrics", words)
+            told = f"feeds.node.metrics: {words}: is neither a name such as up nor one with labels such as "
+            self.assertEqual(str(caught.exception), told + 'up{job="node"}')
 
 
 class ChooseTests(SynchronousTestCase):
@@ -72,9 +118,29 @@ class ChooseTests(SynchronousTestCase):
         self.assertEqual(len(choose(PAGE, ["requests"])), 2)
         self.assertRaises(ValueError, choose, PAGE, ["requests_total"])
 
-    def test_a_name_is_neither_the_begin_of_another_nor_a_pattern(self):
-        for name in ("node_load", "node_load.", ".*", "load1", "node_load1 0.25"):
+    def test_a_name_is_neither_the_begin_of_another_nor_the_end(self):
+        for name in ("node_load", "load1", "ode_load"):
             self.assertRaises(ValueError, choose, PAGE, [name])
+
+    def test_labels_choose_those_that_have_them_all_and_others_maybe(self):
+        for words, codes in (
+            ('requests{method="get"}', {"200", "500"}),
+            ('requests{code="200"}', {"200"}),
+            ('requests{method="get",code="500"}', {"500"}),
+        ):
+            keys = {f'requests{{code="{code}",method="get"}}' for code in codes}
+            self.assertEqual(set(choose(PAGE, [words])), keys)
+        self.assertEqual(set(choose(PAGE, ['requests{code="500"}', "node_load1"])), {*keys, "node_load1"})
+        self.assertEqual(set(choose(PAGE, ['requests{code="500"}', 'requests{code="500",method="get"}'])), keys)
+
+    def test_a_label_that_is_not_there_or_is_another_chooses_nothing(self):
+        for words in ('requests{code="20"}', 'requests{path="/"}', 'requests{code="200",path="/"}'):
+            with self.assertRaises(ValueError) as caught:
+                choose(PAGE, [words])
+            self.assertEqual(str(caught.exception), f"the page has none of the metrics {words}")
+
+    def test_a_label_is_compared_as_it_is_meant_and_not_as_it_is_written(self):
+        self.assertEqual(set(choose(PAGE, ['hours{name="x\\ny } #"}']).values()), {1000.0})
 
     def test_nan_and_infinity_stay_what_they_are(self):
         (value,) = choose(PAGE, ["empty"]).values()
@@ -108,23 +174,54 @@ class EndpointTests(SynchronousTestCase):
             *("ftp://a/", "a:9100", "http://a..b/", "http://::1/", "http://a/#b\x00", "http://a:/"),
         ):
             with self.assertRaises(Misconfigured) as caught:
-                endpoint_for("feeds.node.url", url, MemoryReactorClock())
+                endpoint_for("feeds.node.url", url, MemoryReactorClock(), None)
             self.assertTrue(str(caught.exception).startswith(f"feeds.node.url: {url}: is no URL such as http"))
+
+    def connect(self, url, found=None):
+        """Connect to where a URL leads; the name is looked up at once, or found there."""
+        self.reactor, self.connected = MemoryReactorClock(), []
+
+        def in_thread(what):
+            return execute(what) if found is None else succeed([(*each[:1], None, 0, "", each[1]) for each in found])
+
+        endpoint = endpoint_for("", url, self.reactor, in_thread)
+        endpoint.connect(Factory.forProtocol(Protocol)).addBoth(self.connected.append)
+        self.reactor.advance(0)
 
     def test_it_leads_to_the_host_and_the_port(self):
         for url, host, port in (
             (URL, "127.0.0.1", 9100),
             ("http://127.0.0.1", "127.0.0.1", 80),
-            ("http://[::1]:9100/metrics?collect=cpu", "[::1]", 9100),
+            ("http://[::1]:9100/metrics?collect=cpu", "::1", 9100),
         ):
-            endpoint = endpoint_for("", url, MemoryReactorClock())
-            self.assertEqual(repr(endpoint), f"<HostnameEndpoint {host}:{port}>")
+            self.connect(url)
+            ((*where, _, _, _),) = self.reactor.tcpClients
+            self.assertEqual(where, [host, port])
+
+    def test_of_several_addresses_each_is_tried_in_turn_and_none_is_waited_for(self):
+        addresses = [("2001:db8::1", 9100, 0, 0), ("192.0.2.1", 9100)]
+        self.connect("http://node_exporter:9100/", zip((socket.AF_INET6, socket.AF_INET), addresses, strict=True))
+        self.reactor.advance(1)
+        self.assertEqual([client[:2] for client in self.reactor.tcpClients], [each[:2] for each in addresses])
+
+    def test_a_name_that_leads_nowhere_is_told(self):
+        # both are refused before a name server is asked
+        for host, why in ((".".join(["a" * 60] * 5), "[Errno"), ("a" * 64, "encoding with 'idna' codec failed")):
+            self.connect(f"http://{host}/")
+            self.assertIn(f"{host} is not found: {why}", self.connected[0].getErrorMessage())
+
+    def test_who_does_not_wait_any_more_hears_nothing_of_a_name(self):
+        asked = Deferred()
+        reactor = MemoryReactorClock()
+        connecting = endpoint_for("", URL, reactor, lambda _: asked).connect(Factory.forProtocol(Protocol))
+        connecting.cancel()
+        self.failureResultOf(connecting, CancelledError)
+        asked.callback([(socket.AF_INET, None, 0, "", ("127.0.0.1", 9100))])
+        self.assertEqual(reactor.tcpClients, [])
 
     def test_tls_is_that_of_our_own_client_and_for_this_host(self):
-        reactor = MemoryReactorClock()
-        endpoint_for("", "https://clock.example.org/metrics", reactor).connect(Factory.forProtocol(Protocol))
-        reactor.advance(1)
-        ((_, port, factory, *_),) = reactor.tcpClients
+        self.connect("https://clock.example.org/metrics", [(socket.AF_INET, ("192.0.2.1", 443))])
+        ((_, port, factory, *_),) = self.reactor.tcpClients
         protocol = factory.buildProtocol(None)
         transport = StringTransport()
         protocol.makeConnection(transport)
@@ -294,7 +391,7 @@ class ScraperTests(SynchronousTestCase):
 
     def make(self, every, metrics=("node_load1",)):
         return Scraper(
-            *(self.feed, self.source, metrics, every, self.in_thread, self.clock, self.now),
+            *(self.feed, self.source, selectors(*metrics), every, self.in_thread, self.clock, self.now),
             lambda name, error: self.reports.append((name, str(error))),
         )
 

@@ -14,7 +14,7 @@ from zope.interface.verify import verifyObject
 from clockd.config import ClockdFeed, HostFeed, PrometheusFeed, PushFeed, PythonFeed
 from clockd.errors import Misconfigured, NotPermitted
 from clockd.feeds import LatestFeed, SampledFeed
-from clockd.plugin import PluginSource
+from clockd.plugin import LoneThread, PluginSource
 from clockd.scrape import Scraper
 from clockd.sources import REASON_LETTERS, Reports, make_feeds
 from clockd.values import Tally
@@ -35,7 +35,7 @@ class MakeTests(SynchronousTestCase):
         return EPOCH + self.reactor.seconds()
 
     def make(self, **sections):
-        self.feeds, services = make_feeds(sections, self.tally, self.reactor, self.now, None)
+        self.feeds, services = make_feeds(sections, self.tally, self.reactor, self.now)
         return services
 
     def test_there_is_always_the_time(self):
@@ -48,8 +48,8 @@ class MakeTests(SynchronousTestCase):
             (PushFeed(), LatestFeed, []),
             (HostFeed(), SampledFeed, []),
             (ClockdFeed(), SampledFeed, []),
-            (PrometheusFeed(url="http://127.0.0.1/", metrics=("up",)), LatestFeed, [Scraper]),
-            (PythonFeed(plugin="jobs"), LatestFeed, [PluginSource]),
+            (PrometheusFeed(url="http://127.0.0.1/", metrics=("up",)), LatestFeed, [LoneThread, Scraper]),
+            (PythonFeed(plugin="jobs"), LatestFeed, [LoneThread, PluginSource]),
         ):
             made = self.make(it=section)
             self.assertEqual(list(map(type, made)), services)
@@ -83,6 +83,10 @@ class MakeTests(SynchronousTestCase):
     def test_a_url_that_is_none_is_told_with_its_key(self):
         with self.assertRaisesRegex(Misconfigured, r"^feeds\.node\.url: http://a:b: is no URL"):
             self.make(node=PrometheusFeed(url="http://a:b", metrics=("up",)))
+
+    def test_a_selector_that_is_none_is_told_with_its_key(self):
+        with self.assertRaisesRegex(Misconfigured, r"^feeds\.node\.metrics: up\{a=b\}: is neither"):
+            self.make(node=PrometheusFeed(url="http://127.0.0.1/", metrics=("up", "up{a=b}")))
 
     def test_a_plugin_that_is_not_installed_is_told_with_its_key(self):
         with self.assertRaisesRegex(Misconfigured, r"^feeds\.queue\.plugin: .* jobss .*; installed: jobs$"):

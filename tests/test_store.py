@@ -614,7 +614,9 @@ class DamageTests(TroubleCase):
     def test_what_cannot_be_moved_aside_is_not_written_to(self):
         self.path = self.folder / ("x" * 240)  # with more behind it, it would be too long
         self.path.write_bytes(GARBAGE)
-        store = self.opened_in_trouble("is no database of SQLite, and cannot be moved away .File name too long.; move it")
+        store = self.opened_in_trouble(
+            "is no database of SQLite, and cannot be moved away .File name too long.; move it"
+        )
         self.goes_on(store)
         self.assertEqual(self.path.read_bytes(), GARBAGE)
         self.path.unlink()

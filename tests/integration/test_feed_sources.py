@@ -7,7 +7,9 @@ import socket
 import sys
 import time
 from contextlib import suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from types import SimpleNamespace
 
 import pytest
@@ -113,7 +115,7 @@ def test_an_exporter_is_pushed_and_one_that_dies_and_comes_back_is_seen_to(serve
     server = serve(
         '[feeds.node]\nkind = "prometheus"\nevery = 0.5\n'
         f'url = "http://127.0.0.1:{port}/metrics"\n'
-        'metrics = ["node_load1", "node_cpu_seconds_total", "node_boot_time_seconds", "no_such_metric"]\n'
+        """metrics = ["node_load1", 'node_cpu_seconds_total{mode="idle"}', "node_boot_time_seconds", "no_such"]\n"""
         "[limits]\nmax_silence = 0.5\n"
     )
     errors, updated = "clockd_feed_errors_total node", "clockd_feed_last_update_timestamp_seconds node"
@@ -127,6 +129,7 @@ def test_an_exporter_is_pushed_and_one_that_dies_and_comes_back_is_seen_to(serve
     } <= sample.value.keys()
     names = {key.partition("{")[0] for key in sample.value}
     assert names == {"node_load1", "node_cpu_seconds_total", "node_boot_time_seconds"}
+    assert all('mode="idle"' in key for key in sample.value if "cpu" in key)
     booted = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
     assert sample.value["node_boot_time_seconds"] == pytest.approx(booted, abs=60)
     assert abs(sample.stamp - time.time()) < 20
@@ -189,6 +192,59 @@ def test_an_exporter_that_hangs_in_a_page_is_let_go(serve):
                 assert request.startswith(b"GET / HTTP/1.1\r\n")
     told = json.loads(server.line("no answer, or no end of it, within 0.3 s"))
     assert told["feed"] == "hung"
+
+
+DEAD_NAMES = """
+import socket, time
+whole = socket.getaddrinfo
+
+def getaddrinfo(host, *args, **kwargs):
+    if str(host).startswith("dead"):
+        open({log!r}, "a").write(f"{{host}}\\n")
+        time.sleep(600)
+    return whole(host, *args, **kwargs)
+
+socket.getaddrinfo = getaddrinfo
+"""
+
+
+@pytest.fixture
+def exporter():
+    """A small exporter of one metric, `a`; returns its port."""
+
+    class Page(BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b"a 1\n")
+
+        def log_message(self, *args):
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Page) as server:
+        thread = Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        yield server.server_port
+        server.shutdown()
+        thread.join(SECONDS)
+
+
+def test_a_dead_name_server_harms_none_but_the_feeds_that_need_it(tmp_path, exporter):
+    log = tmp_path / "looked-up"
+    (tmp_path / "sitecustomize.py").write_text(DEAD_NAMES.format(log=str(log)))
+    section = '[feeds.{}]\nkind = "prometheus"\nevery = 0.2\nmetrics = ["a"]\nurl = "http://{}:{}/"\n'
+    dead = [f"dead{n}" for n in range(16)]  # more than the reactor has threads
+    feeds = [section.format(name, name, 9) for name in dead]
+    for name, host in (("address", "127.0.0.1"), ("name", "localhost")):
+        feeds.append(section.format(name, host, exporter))
+    server = server_of(tmp_path, "".join(feeds), PYTHONPATH=str(tmp_path))
+    eventually(lambda: min(server.scrape()[f"clockd_feed_errors_total {name}"] for name in dead) >= 3)
+    before = server.scrape()
+    for name in ("address", "name"):
+        counted = f"clockd_feed_updates_total {name}"
+        eventually(lambda counted=counted: server.scrape()[counted] >= before[counted] + 3)
+    server.stop()
+    assert sorted(log.read_text().split()) == sorted(dead), "a name was looked up again while that went on"
 
 
 def test_the_example_is_installed_and_pushed(serve, subscribe, tmp_path):
@@ -280,6 +336,40 @@ def test_a_plugin_that_sleeps_holds_up_nobody(serve, subscribe, tmp_path):
         subscriber.assert_time_went_on(max(sample.value[0], subscriber.pushes("time")[0].arrived), sample.value[1])
     first, second = (subscriber.sample("sleeps", lambda push, n=n: push.sequence == n).value for n in (1, 2))
     assert first[1] <= second[0], "it was called twice at once"
+
+
+HANGS = """
+import time
+calls = 0
+
+def sample():
+    global calls
+    calls += 1
+    open({log!r}, "a").write("called\\n")
+    if calls > 1:
+        time.sleep(600)
+    return calls
+"""
+
+
+def test_a_plugin_that_never_returns_is_told_and_not_called_again(serve, subscribe, tmp_path):
+    log = tmp_path / "calls"
+    plugin(tmp_path, "hangs", HANGS.format(log=str(log)))
+    plugin(tmp_path, "hangs_at_import", "import time\ntime.sleep(600)\n")
+    server = serve(python_feeds("hangs", "hangs_at_import") + "[limits]\nmax_silence = 0.5\n", PYTHONPATH=str(tmp_path))
+    subscriber = subscribe(server, time=0.1, hangs=0.1, hangs_at_import=0.1)
+    subscriber.sample("time")
+    begin = time.monotonic()
+    for name in ("hangs", "hangs_at_import"):
+        told = json.loads(server.line(f"no new sample of {name}: the plug-in has not returned for 10 s"))
+        assert (told["level"], told["feed"]) == ("warn", name)
+        assert server.scrape()[f"clockd_feed_errors_total {name}"] >= 1
+    pushes = subscriber.pushes("hangs")
+    assert len(pushes) >= 4, "it was not pushed again after the silence"
+    assert len({(push.sequence, push.stamp, push.value) for push in pushes}) == 1
+    assert subscriber.pushes("hangs_at_import") == []
+    assert log.read_text() == "called\n" * 2
+    subscriber.assert_time_went_on(begin, time.monotonic())
 
 
 def test_stopping_does_not_wait_for_a_plugin(tmp_path):

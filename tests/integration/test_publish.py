@@ -346,6 +346,57 @@ def test_what_json_cannot_say_is_said_otherwise(server):
     assert math.isfinite(found["age"])
 
 
+REFUSED = """
+import sys
+from twisted.cred.credentials import UsernamePassword
+from twisted.internet.task import react
+from twisted.internet.defer import Deferred
+from twisted.spread import pb
+
+class Thing(pb.Copyable):
+    pass
+
+class Mind(pb.Referenceable):
+    def remote_notifyTime(self, stamp):
+        pass
+
+async def main(reactor, port, secret):
+    factory, shared, cycle = pb.PBClientFactory(), [1], []
+    cycle.append(cycle)
+    reactor.connectTCP("127.0.0.1", int(port), factory)
+    mind = Mind()
+    avatar = await factory.login(UsernamePassword(b"alice", secret.encode()), mind)
+    for method, feed, *values in (
+        ("publish", "load", Thing()), ("publish", "load", cycle), ("publish", "load", [shared, shared]),
+        ("publish", "load", "x" * 5000), ("publish", "load", [[[[[1]]]]]), ("publish", "load", 1, float("nan")),
+        ("publish", "load"), ("publish", "shut", 1), ("publish", "shut", Thing()), ("subscribe", "hidden"),
+        ("publish", "nope", 1), ("publish", "Nope", Thing()), ("publish", Thing(), 1), ("subscribe", "nope"),
+    ):
+        try:
+            await avatar.callRemote(method, feed, *values)
+        except pb.RemoteError as error:
+            print(error.remoteType.decode().removeprefix("clockd.errors."))
+    print(await avatar.callRemote("publish", "load", 1))
+
+react(lambda reactor, *words: Deferred.fromCoroutine(main(reactor, *words)), sys.argv[1:])
+"""
+
+
+def test_each_that_is_refused_counts_for_its_feed_and_those_of_no_feed_together(server):
+    before = server.scrape()
+    done = run(sys.executable, "-c", REFUSED, str(server.port), server.secret)
+    assert (done.returncode, done.stderr) == (0, "")
+    names = [*["InvalidValue"] * 7, "NotPermitted", "InvalidValue", "NotPermitted"]
+    names += ["UnknownFeed", "InvalidValue", "InvalidValue", "UnknownFeed"]
+    assert done.stdout.split() == [*names, "1"]
+    after = server.scrape()
+    counts = {"load": 7, "mood": 0, "time": 0, "shut": 2, "hidden": 1, "(unknown)": 4}
+    for feed, errors in counts.items():
+        name = f"clockd_feed_errors_total {feed}"
+        assert (before[name], after[name]) == (0, errors), feed
+    assert after.keys() - before.keys() == {"clockd_feed_last_update_timestamp_seconds load"}
+
+
 def line(server, *options, environment=None):
     """Return the line in which `watch` shows the newest value of `load`."""
     options = ("--feed", "load", "--count", "1", "--secret-file", str(server.secret_file), *options)
@@ -364,6 +415,8 @@ def test_a_value_is_a_readable_line(server):
     assert line(server, environment={"PYTHONIOENCODING": "latin-1"}).endswith(r'"\u2603"')
     in_python(server, "await clock.publish('load', 'x' * 4000, 1e300)")
     assert line(server) == f'1e+300  3  "{"x" * 4000}"'
+    in_python(server, "await clock.publish('load', 4, 7e16)")  # of a year that the C library cannot tell
+    assert line(server) == "7e+16  4  4"
 
 
 def test_on_a_terminal_a_line_is_cut_at_its_width(server):
