@@ -615,7 +615,8 @@ class ClockServerFactory(pb.PBServerFactory):
         Who takes notices is told when to come back, each at a time of its own, and leaves by itself. Who is about to
         log in is told to come back. All others are closed.
         """
-        self.emptied = emptied = Deferred()
+        emptied: Deferred[None] = Deferred()
+        self.emptied = emptied
         numbers = count()
         for broker in list(self.connections):
             if broker.mind is not None and broker.mind.takes_notices:

@@ -507,9 +507,9 @@ async def _demo(folder: Path, reactor: Any) -> None:
 
     users = folder / "users"
     secret = add_account(users, "demo")
-    usual = Config(auth=Auth(users=str(users)))
+    usual = Config(auth=Auth(users=str(users)), server=Server(state=""))
     free = "tcp:0:interface=127.0.0.1"
-    elsewhere = Config(auth=usual.auth, server=Server(listen=(free,)), metrics=Metrics(listen=free))
+    elsewhere = Config(auth=usual.auth, server=Server(listen=(free,), state=""), metrics=Metrics(listen=free))
     service, ports = await _started([usual, elsewhere], reactor)
     try:
         broker, metrics = (_address(port) for port in ports)
@@ -557,15 +557,20 @@ async def _started(configs: "list[Config]", reactor: Any) -> "tuple[ClockService
 
     *others, last = configs
     for config in others:
-        service = make_service(config, reactor, time.time, lambda config=config: config)
+        service = make_service(config, reactor, time.time, partial(_same, config))
         service.startService()
         try:
             return service, await service.ready
         except CannotListen:
             await service.stopService()
-    service = make_service(last, reactor, time.time, lambda: last)
+    service = make_service(last, reactor, time.time, partial(_same, last))
     service.startService()
     return service, await service.ready
+
+
+def _same(config: "Config") -> "Config":
+    """Return a configuration that no file holds, when it is to be read again."""
+    return config
 
 
 async def _watch(

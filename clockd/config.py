@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import msgspec
-from msgspec import Meta, Struct
+from msgspec import Meta, Struct, field
 
 from clockd.errors import Misconfigured
 from clockd.values import EVERYBODY, FEED_NAME, MAX_SECONDS, MOST_FEEDS, NOTICES, OTHER, Limits, Seconds
@@ -183,14 +183,14 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True):
     server: Server = Server()
     tls: Tls = Tls()
     auth: Auth = Auth()
-    limits: Limits = Limits()
+    limits: Limits = field(default_factory=Limits)
     avatars: Avatars = Avatars()
     metrics: Metrics = Metrics()
     feeds: Annotated[dict[str, AnyFeed], Meta(max_length=MOST_FEEDS - 1)] = {}  # and the time
 
 
 _SECTIONS: dict[str, type[Struct]] = {
-    field.name: type(field.default) for field in msgspec.structs.fields(Config) if isinstance(field.default, Struct)
+    each.name: each.type for each in msgspec.structs.fields(Config) if isinstance(each.type, type)
 }
 _KINDS: dict[str, type[Feed]] = {str(kind.__struct_config__.tag): kind for kind in get_args(AnyFeed)}
 

@@ -90,10 +90,8 @@ class Reload:
         if live:
             self._take(config)
             self._log.info("in force from now on: {keys}", keys=", ".join(sorted(live)))
-        if changed - live:
-            self._log.warn(
-                "changed, but for that clockd has to be restarted: {keys}", keys=", ".join(sorted(changed - live))
-            )
+        if others := changed - live:
+            self._log.warn("changed, but in force only after a restart: {keys}", keys=", ".join(sorted(others)))
 
     def _take(self, config: Config) -> None:
         for key in self._limits.__struct_fields__:

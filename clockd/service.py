@@ -153,6 +153,7 @@ class ClockService(MultiService):
         self._clock = clock
         self._drain = drain
         self._stopped: Deferred[None] | None = None
+        self._parts_run = False
         self.ready: Deferred[list[IListeningPort]] = Deferred()
         self._state = "starting"
         self._lateness = 0.0
@@ -172,14 +173,14 @@ class ClockService(MultiService):
         """Start all parts, now that what is remembered has been read."""
         if self._state != "starting":  # it was stopped meanwhile
             return
-        self._state = "opening ports"
+        self._parts_run = True
         for service in self:
             service.startService()
         listening = [listener.listening for listener in self._listeners()]
         gatherResults(listening, consumeErrors=True).addCallbacks(self._listening, self._failed)
 
     async def _stop(self) -> None:
-        started, self._state = self._state != "starting", "draining"
+        self._state = "draining"
         self._log.info("clockd stops, in {seconds:g} s at the latest", seconds=self._drain)
         *brokers, _ = self._listeners()  # HTTP goes on: it says that the server drains
         for listener in brokers:
@@ -187,8 +188,10 @@ class ClockService(MultiService):
         await self._store.save()  # so that a server that takes over finds it
         with suppress(NotEmptied):
             await self._factory.drain().addTimeout(self._drain, self._clock)
+        self._state = "stopping"
         self._factory.end_all()
-        await maybeDeferred(super().stopService if started else partial(Service.stopService, self))
+        await maybeDeferred(super().stopService if self._parts_run else partial(Service.stopService, self))
+        self._parts_run = False
         await self._store.close()
         globalLogPublisher.removeObserver(self._observer)
 

@@ -4,6 +4,8 @@ import os
 
 import pytest
 
+os.environ["CLOCKD_SERVER_STATE"] = ""  # or each server that a test starts would keep its state where the test runs
+
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport():

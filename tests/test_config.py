@@ -333,8 +333,8 @@ class FeedsTests(ConfigCase):
 
     def test_a_key_that_a_kind_does_not_have_is_told_with_those_it_has(self):
         for kind, key, known in (
-            ("push", "every", "read, publish"),
-            ("push", "url", "read, publish"),
+            ("push", "every", "read, publish, retain"),
+            ("push", "url", "read, publish, retain"),
             ("host", "publish", "read, every"),
             ("clockd", "publish", "read, every"),
             ("prometheus", "publish", "read, url, metrics, every"),
@@ -400,7 +400,8 @@ class StrangeFileTests(SynchronousTestCase):
 
     def test_an_unknown_section_that_is_near_to_none_is_told_with_all_that_there_are(self):
         self.assertEqual(
-            self.wrong("[zzz]\n"), "FILE: zzz: no such section; there are: server, tls, auth, limits, metrics, feeds"
+            self.wrong("[zzz]\n"),
+            "FILE: zzz: no such section; there are: server, tls, auth, limits, avatars, metrics, feeds",
         )
 
     def test_a_number_of_more_digits_than_python_reads_is_told(self):

@@ -28,12 +28,14 @@ class MetricsCase(SynchronousTestCase):
         self.tally = Tally()
         self.tally.feed("time")
         self.collector = TallyCollector(self.tally, self.clock)
-        self.trouble = None
+        self.trouble = self.remark = None
         self.yielded = 0
         self.site = self.make_site(self.in_thread)
 
     def make_site(self, in_thread):
-        return metrics_site(self.collector, lambda: self.trouble, self.clock, in_thread, self.give_way)
+        return metrics_site(
+            self.collector, lambda: self.trouble, lambda: self.remark, self.clock, in_thread, self.give_way
+        )
 
     def give_way(self):
         self.yielded += 1
@@ -391,6 +393,15 @@ class HealthTests(MetricsCase):
         self.trouble = "pushing late: 0.300 s"
         request = self.get(b"readyz")
         self.assertEqual((request.responseCode, request.written), (503, [b"pushing late: 0.300 s\n"]))
+
+    def test_what_is_to_be_looked_after_is_said_behind_it_and_changes_nothing(self):
+        self.remark = "store: clockd.sqlite: the disk is full; make room on it"
+        request = self.get(b"readyz")
+        self.assertEqual((request.responseCode, request.written), (None, [f"ok\n{self.remark}\n".encode()]))
+        self.trouble = "draining"
+        request = self.get(b"readyz")
+        self.assertEqual((request.responseCode, request.written), (503, [f"draining\n{self.remark}\n".encode()]))
+        self.assertEqual(self.get(b"healthz").written, [b"ok\n"])
 
     def test_nothing_else_is_there(self):
         for path in (b"", b"metric", b"readyz.html"):

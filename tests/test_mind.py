@@ -6,7 +6,7 @@ from itertools import count
 from doubles import EPOCH
 from hypothesis import given
 from hypothesis import strategies as st
-from twisted.internet.defer import TimeoutError
+from twisted.internet.defer import TimeoutError as NoAnswer
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
@@ -721,7 +721,7 @@ class SweepTests(MindCase):
         first, second = self.mind.ping(), self.mind.ping()
         first.addTimeout(1, self.clock)
         self.clock.advance(1)
-        self.failureResultOf(first, TimeoutError)
+        self.failureResultOf(first, NoAnswer)
         self.mind.heard(error=False)
         self.successResultOf(second)
 

@@ -22,7 +22,9 @@ from zope.interface.verify import verifyObject
 
 from clockd.config import Auth, Config, Metrics, Server, Tls
 from clockd.errors import CannotListen, Misconfigured, UsersFileError
-from clockd.service import EXPIRY_SECONDS, LATE_SECONDS, Listener, make_service
+from clockd.reload import EXPIRY_SECONDS
+from clockd.service import LATE_SECONDS, Listener, make_service
+from clockd.store import MemoryStore
 from clockd.users import add_account
 from clockd.values import Limits
 
@@ -67,6 +69,17 @@ class Reactor(MemoryReactorClock):
         return self.ports[-1]
 
 
+class SlowStore(MemoryStore):
+    """Is open when the test says so."""
+
+    def __init__(self, opening):
+        super().__init__()
+        self.opening = opening
+
+    def open(self):
+        return self.opening
+
+
 class ServiceCase(SynchronousTestCase):
     def setUp(self):
         folder = Path(tempfile.mkdtemp())
@@ -80,7 +93,9 @@ class ServiceCase(SynchronousTestCase):
 
     def make(self, **sections):
         sections.setdefault("auth", Auth(users=str(self.users)))
-        self.service = make_service(Config(**sections), self.reactor, self.now)
+        sections.setdefault("server", Server(state=""))
+        self.config = Config(**sections)
+        self.service = make_service(self.config, self.reactor, self.now, lambda: self.config)
         return self.service
 
     def start(self, **sections):
@@ -103,7 +118,8 @@ class StartTests(ServiceCase):
         self.assertEqual(service.trouble(), "starting")
 
     def test_started_it_listens_where_it_was_told_and_is_ready(self):
-        service = self.start(server=Server(listen=("tcp:8787:interface=127.0.0.1", "tcp:1")), metrics=Metrics("tcp:2"))
+        listen = ("tcp:8787:interface=127.0.0.1", "tcp:1")
+        service = self.start(server=Server(listen=listen, state=""), metrics=Metrics("tcp:2"))
         self.assertEqual(self.successResultOf(service.ready), self.reactor.ports)
         self.assertEqual(
             [(port, at) for port, _, _, at in self.reactor.tcpServers], [(8787, "127.0.0.1"), (1, ""), (2, "")]
@@ -148,7 +164,7 @@ class MisconfiguredTests(ServiceCase):
     def test_an_endpoint_that_is_none_is_told_with_its_key(self):
         for nonsense in ("tcp", "tcp:x", "nonsense:1", "tcp:1:nonsense=2", ":", "tcp:1:1:1:1:1"):
             for key, sections in (
-                ("server.listen", {"server": Server(listen=(nonsense,))}),
+                ("server.listen", {"server": Server(listen=(nonsense,), state="")}),
                 ("metrics.listen", {"metrics": Metrics(nonsense)}),
             ):
                 with self.assertRaises(Misconfigured) as caught:
@@ -265,13 +281,97 @@ class StopTests(ServiceCase):
         service = self.start()
         peers = [self.peer(), self.peer()]
         peers[0].perspective = peers[0].login(Mind(), secret=self.secret)
-        self.successResultOf(service.stopService())
+        stopped = service.stopService()
         for peer in peers:
             peer.network.flush()
+        self.successResultOf(stopped)
         self.assertEqual([peer.broker.disconnected for peer in peers], [1, 1])
         tally = service.tally
         self.assertEqual((tally.closed["drain"], tally.avatars, tally.pending, tally.authenticated), (2, 0, 0, 0))
         self.assertEqual(self.reactor.getDelayedCalls(), [])
+
+    def enter(self, mind, *calls):
+        peer = self.peer()
+        peer.perspective = peer.login(mind, secret=self.secret)
+        for call in calls:
+            peer.ask(peer.perspective, *call)
+        return peer
+
+    def flush(self, *peers):
+        for peer in peers:
+            peer.network.flush()
+
+    def test_stopping_tells_who_takes_notices_when_to_come_back_and_waits_until_they_have_left(self):
+        service = self.start()
+        minds = [Mind() for _ in range(3)]
+        peers = [self.enter(mind, ("subscribe", "server")) for mind in minds]
+        stock = self.enter(Mind())
+        stranger = self.peer()
+        stopped = service.stopService()
+        self.flush(*peers, stock, stranger)
+        self.assertEqual([peer.broker.disconnected for peer in (*peers, stock, stranger)], [0, 0, 0, 1, 1])
+        notices = [notice for mind in minds for _, _, _, notice in mind.samples]
+        self.assertEqual({notice["kind"] for notice in notices}, {"draining"})
+        self.assertEqual(sorted(notice["retry_seconds"] for notice in notices), [1.0, 1.005, 1.01])
+        self.assertEqual(service.trouble(), "draining")
+        self.assertEqual([port.stopped for port in self.reactor.ports], [1, 0])
+        for peer in peers:
+            self.assertNoResult(stopped)
+            peer.leave()
+            self.flush(peer)
+        self.successResultOf(stopped)
+        self.assertEqual([port.stopped for port in self.reactor.ports], [1, 1])
+        self.assertEqual((service.tally.closed["drain"], service.tally.closed["client"]), (2, 3))
+        self.assertEqual(self.reactor.getDelayedCalls(), [])
+
+    def test_who_does_not_leave_is_closed_when_time_is_up(self):
+        service = self.start(server=Server(state="", drain=5))
+        peer = self.enter(Mind(), ("subscribe", "server"))
+        stopped = service.stopService()
+        self.network.advance(4.9, 0.1)
+        self.assertNoResult(stopped)
+        self.assertEqual(peer.broker.disconnected, 0)
+        self.network.advance(0.2, 0.1)
+        self.successResultOf(stopped)
+        self.flush(peer)
+        self.assertEqual((peer.broker.disconnected, service.tally.closed["drain"]), (1, 1))
+        self.assertEqual(self.reactor.getDelayedCalls(), [])
+
+    def test_who_is_about_to_log_in_is_told_that_the_server_drains(self):
+        service = self.start()
+        waiting = self.enter(Mind(), ("subscribe", "server"))
+        peer = self.peer()
+        _, challenged = peer.ask(peer.root, "login", b"alice")
+        stopped = service.stopService()
+        self.flush(peer)
+        self.assertEqual(peer.broker.disconnected, 0)
+        failure = peer.ask(challenged, "respond", b"x" * 16, Mind())
+        self.assertTrue(failure.check("clockd.errors.Draining"), failure)
+        self.reactor.advance(0)
+        self.flush(peer)
+        self.assertEqual((peer.broker.disconnected, service.tally.logins["unknown", "limit"]), (1, 1))
+        waiting.leave()
+        self.flush(waiting)
+        self.successResultOf(stopped)
+
+    def test_stopping_twice_at_a_time_is_stopping_once_and_both_hear_of_it(self):
+        service = self.start()
+        peer = self.enter(Mind(), ("subscribe", "server"))
+        first, second = service.stopService(), service.stopService()
+        peer.leave()
+        self.flush(peer)
+        self.successResultOf(first)
+        self.successResultOf(second)
+
+    def test_stopping_before_what_is_remembered_was_read_starts_nothing(self):
+        service = self.make()
+        opening = Deferred()
+        service._store = SlowStore(opening)
+        service.startService()
+        self.assertEqual((self.reactor.tcpServers, service.trouble()), ([], "starting"))
+        self.successResultOf(service.stopService())
+        opening.callback(None)
+        self.assertEqual((self.reactor.tcpServers, self.reactor.getDelayedCalls()), ([], []))
 
     def test_stopping_waits_for_the_ports(self):
         service = self.start()

@@ -17,12 +17,13 @@ from clockd.feeds import LatestFeed, SampledFeed
 from clockd.plugin import LoneThread, PluginSource
 from clockd.scrape import Scraper
 from clockd.sources import REASON_LETTERS, Reports, make_feeds
-from clockd.values import Tally
+from clockd.store import MemoryStore
+from clockd.values import Retained, Tally
 
 
 class MakeTests(SynchronousTestCase):
     def setUp(self):
-        self.reactor, self.tally = MemoryReactorClock(), Tally()
+        self.reactor, self.tally, self.store = MemoryReactorClock(), Tally(), MemoryStore()
         folder = Path(tempfile.mkdtemp())
         self.addCleanup(shutil.rmtree, folder)
         self.patch(sys, "path", [*sys.path, str(folder)])
@@ -35,7 +36,7 @@ class MakeTests(SynchronousTestCase):
         return EPOCH + self.reactor.seconds()
 
     def make(self, **sections):
-        self.feeds, services = make_feeds(sections, self.tally, self.reactor, self.now)
+        self.feeds, services = make_feeds(sections, self.tally, self.store, self.reactor, self.now)
         return services
 
     def test_there_is_always_the_time(self):
@@ -75,6 +76,27 @@ class MakeTests(SynchronousTestCase):
         self.assertEqual(self.feeds.to_publish("open", "bob").name, "open")
         for feed, account in (("open", "alice"), ("closed", "bob"), ("host", "alice")):
             self.assertRaises(NotPermitted, self.feeds.to_publish, feed, account)
+
+    def test_the_newest_sample_of_one_that_is_retained_is_there_again_and_numbers_go_on(self):
+        for value, number in ((1.5, 1), ({"a": [1, b"x"]}, 2), (None, 3)):
+            self.make(load=PushFeed(publish=("a",), retain=True), heat=PushFeed(publish=("a",)))
+            for service in self.make(load=PushFeed(publish=("a",), retain=True), heat=PushFeed(publish=("a",))):
+                service.startService()
+            load, heat = (self.feeds.to_publish(name, "a") for name in ("load", "heat"))
+            if number > 1:
+                self.assertEqual((load.latest().sequence, load.latest().stamp), (number - 1, 1000.0 + number - 1))
+            self.assertIsNone(heat.latest())
+            self.assertEqual((load.publish(value, 1000.0 + number), heat.publish(value)), (number, 1))
+            self.assertEqual(load.latest().value, value)
+
+    def test_what_is_kept_but_is_no_value_is_reported_and_left_out(self):
+        self.store.retain("load", Retained(7, 1.0, b"nonsense"))
+        (service,) = self.make(load=PushFeed(publish=("a",), retain=True))
+        with clockd_logs() as logged:
+            service.startService()
+        self.assertEqual([event["feed"] for event in logged], ["load"])
+        self.assertIsNone(self.feeds.to_publish("load", "a").latest())
+        self.assertEqual(self.tally.feeds["load"].errors, 1)
 
     def test_every_feed_is_counted_from_the_start(self):
         self.make(one=PushFeed(), two=HostFeed())

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from clockd.values import (
+from clockd.values import Retained, (
     ACKNOWLEDGEMENT_BOUNDS,
     CLOSE_REASONS,
     LATENESS_BOUNDS,
@@ -51,7 +51,7 @@ class FrozenTests(SynchronousTestCase):
             (Sample("time", None, 1.0, 1.0), "stamp"),
             (Reading("time", None, 1.0, 1.0, 2.0), "received"),
             (Account("alice", "secret", bytes(16)), "verifier"),
-            (Limits(), "min_period"),
+            (Retained(1, 2.0, b""), "stamp"),
         ):
             with self.assertRaises(AttributeError):
                 setattr(value, field, 5.0)

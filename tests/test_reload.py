@@ -1,0 +1,121 @@
+"""What a running server takes over of a configuration that has changed."""
+
+from doubles import Mind, clockd_logs
+from test_service import ServiceCase
+from twisted.logger import formatEvent
+
+from clockd.config import Auth, Avatars, Config, HostFeed, Metrics, PushFeed, Server
+from clockd.errors import Misconfigured
+from clockd.users import remove_account
+from clockd.values import Limits
+
+
+class ReloadTests(ServiceCase):
+    def reload(self, **sections):
+        """Have the server read another configuration; returns what is logged, as pairs of the level and the text."""
+        sections.setdefault("auth", Auth(users=str(self.users)))
+        sections.setdefault("server", Server(state=""))
+        self.config = Config(**sections)
+        with clockd_logs() as logged:
+            self.service.reload()
+        return [(event["log_level"].name, formatEvent(event)) for event in logged]
+
+    def enter(self):
+        peer = self.peer()
+        peer.perspective = peer.login(Mind(), secret=self.secret)
+        return peer
+
+    def test_what_has_not_changed_is_not_told(self):
+        self.start()
+        self.assertEqual((self.reload(), self.reload()), ([], []))
+
+    def test_limits_are_in_force_at_once(self):
+        self.start(limits=Limits(connections_per_account=2))
+        peer = self.enter()
+        self.assertEqual(peer.ask(peer.perspective, "setperiod", 0.01), 0.01)
+        limits = Limits(connections_per_account=1, min_period=0.5, default_period=3, message_bytes=2000)
+        told = self.reload(limits=limits)
+        keys = "limits.connections_per_account, limits.default_period, limits.message_bytes, limits.min_period"
+        self.assertEqual(told, [("info", f"in force from now on: {keys}")])
+        self.assertTrue(self.peer().login(Mind(), secret=self.secret).check("clockd.errors.TooManyConnections"))
+        self.assertEqual(peer.ask(peer.perspective, "setperiod", 0.01), 0.5)
+        peer.leave()
+        peer.network.flush()
+        other = self.enter()
+        self.assertEqual(other.ask(other.perspective, "status")["periods"], {"time": 3.0})
+        other.ask(other.perspective, "setperiod", b"x" * 3000)
+        other.network.flush()
+        self.assertEqual((other.broker.disconnected, self.service.tally.closed["protocol"]), (1, 1))
+
+    def test_the_rate_of_publishing_is_too(self):
+        everybody = {"load": PushFeed(publish=("*",))}
+        self.start(feeds=everybody)
+        peer = self.enter()
+        self.reload(feeds=everybody, limits=Limits(publishes_per_second=1))
+        self.assertEqual(peer.ask(peer.perspective, "publish", "load", 1), 1)
+        self.assertTrue(peer.ask(peer.perspective, "publish", "load", 1).check("clockd.errors.TooManyPublishes"))
+
+    def test_max_silence_is_too(self):
+        everybody = {"load": PushFeed(publish=("*",))}
+        self.start(feeds=everybody)
+        peer = self.enter()
+        peer.ask(peer.perspective, "publish", "load", 1)
+        peer.ask(peer.perspective, "subscribe", "load", 1)
+        self.reload(feeds=everybody, limits=Limits(max_silence=2))
+        peer.network.advance(4, 1)
+        self.assertEqual(self.service.tally.feeds["load"].pushes, 3)
+
+    def test_when_full_is_too(self):
+        self.start(limits=Limits(connections_per_account=1))
+        first = self.enter()
+        told = self.reload(limits=Limits(connections_per_account=1), avatars=Avatars(when_full="replace"))
+        self.assertEqual(told, [("info", "in force from now on: avatars.when_full")])
+        self.enter()
+        first.network.flush()
+        self.assertEqual((first.broker.disconnected, self.service.tally.closed["replaced"]), (1, 1))
+
+    def test_what_needs_a_restart_is_named_each_time_and_stays_as_it_was(self):
+        self.start(feeds={"a": PushFeed(), "b": HostFeed()})
+        for _ in range(2):
+            told = self.reload(
+                server=Server(listen=("tcp:1",), state=""),
+                metrics=Metrics("tcp:2"),
+                avatars=Avatars(sharing="account"),
+                feeds={"a": PushFeed(publish=("*",)), "c": HostFeed()},
+            )
+            keys = "avatars.sharing, feeds.a, feeds.b, feeds.c, metrics.listen, server.listen"
+            self.assertEqual(told, [("warn", f"changed, but in force only after a restart: {keys}")])
+        peer = self.enter()
+        self.assertTrue(peer.ask(peer.perspective, "publish", "a", 1).check("clockd.errors.NotPermitted"))
+        self.assertEqual(self.reload(feeds={"a": PushFeed(), "b": HostFeed()}), [])
+
+    def test_a_configuration_that_is_broken_leaves_the_one_before_in_force_and_is_told(self):
+        self.start(limits=Limits(min_period=0.5))
+
+        def broken():
+            raise Misconfigured("FILE: limits.min_period: is wrong")
+
+        self.service._reload._read = broken
+        told = "the configuration read before stays in force: FILE: limits.min_period: is wrong"
+        with clockd_logs() as logged:
+            self.service.reload()
+        self.assertEqual([(e["log_level"].name, formatEvent(e)) for e in logged], [("warn", told)])
+        peer = self.enter()
+        self.assertEqual(peer.ask(peer.perspective, "setperiod", 0.1), 0.5)
+
+    def test_an_account_that_is_no_more_is_sent_away(self):
+        self.start()
+        peer = self.enter()
+        remove_account(self.users, "alice")
+        self.reload()
+        peer.network.flush()
+        self.assertEqual((peer.broker.disconnected, self.service.tally.closed["kicked"]), (1, 1))
+
+    def test_where_there_are_fewer_descriptors_than_connections_a_reload_does_not_make_more(self):
+        self.start()
+        self.service.make_room(65)
+        self.reload(limits=Limits(connections=500))
+        first = self.enter()
+        refused = self.peer().login(Mind(), secret=self.secret)
+        self.assertTrue(refused.check("clockd.errors.TooManyConnections"), refused)
+        self.assertEqual(first.broker.disconnected, 0)
