@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from clockd.values import Retained, (
+from clockd.values import (
     ACKNOWLEDGEMENT_BOUNDS,
     CLOSE_REASONS,
     LATENESS_BOUNDS,
@@ -17,6 +17,7 @@ from clockd.values import Retained, (
     Histogram,
     Limits,
     Reading,
+    Retained,
     Sample,
     Tally,
     is_period,
