@@ -41,6 +41,7 @@ class Keeper(Program):
         words = [sys.executable, str(HERE / "keeper.py"), str(path), str(hertz), name]
         super().__init__(*before, *words, environment=without_coverage())
         self.opened = json.loads(self.line('"opened"'))
+        self.line('"moment"')
 
     def said(self, key):
         """Return what it has said with this key."""
