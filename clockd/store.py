@@ -267,7 +267,8 @@ class SQLiteStore(MemoryStore):
 
     def _words(self, error: Exception) -> str:
         if isinstance(error, sqlite3.Error):
-            return f"{self._path}: {_ADVICE.get(_kind(error), f'SQLite says: {error}; if it stays so, move the file away')}"
+            advice = _ADVICE.get(_kind(error), f"SQLite says: {error}; if it stays so, move the file away")
+            return f"{self._path}: {advice}"
         if isinstance(error, OSError):
             return (
                 f"{self._path}: {error.strerror}; see that its directory is there and that the server may write to it"
@@ -420,8 +421,10 @@ class Database:
         replaced = self._file != _NONE and not self._is_in_place()
         if replaced:
             self._forget()
+        if self._path.exists() and not self._path.is_file():  # a FIFO would be waited for
+            raise Unusable("is no regular file; name another in server.state")
         if self._file == _NONE:
-            self._file = os.open(self._path, os.O_RDONLY | os.O_CREAT | os.O_NONBLOCK | os.O_CLOEXEC, 0o600)
+            self._file = os.open(self._path, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
         if replaced:
             self._report("was removed or replaced; all that is in memory is written to the file that is there now")
         self._connect()
@@ -430,10 +433,7 @@ class Database:
 
     def _connect(self) -> None:
         """Connect to the file that is open, and see that it can be used."""
-        status = os.fstat(self._file)
-        if not stat.S_ISREG(status.st_mode):
-            raise Unusable("is no regular file; name another in server.state")
-        if status.st_size and os.pread(self._file, len(_HEADER), 0) != _HEADER:
+        if os.fstat(self._file).st_size and os.pread(self._file, len(_HEADER), 0) != _HEADER:
             raise Damaged("is no database of SQLite")
         connection = self._pool.connect()
         version, application, tables = (
@@ -452,6 +452,10 @@ class Database:
             raise Damaged(f"is damaged ({' '.join(found.split())})")
         migrate(connection, scripts, f"{self._real}.version-{version}-{self._stamp}")
         connection.text_factory = bytes  # or what is no UTF-8 would end the reading
+        for side in _SIDES:  # those of a file that is read-only are so too, and would stay so when it is no more
+            with suppress(OSError):
+                log = Path(self._real + side)
+                log.chmod(log.stat().st_mode | stat.S_IWUSR)
         self._sides = {identity for side in _SIDES if (identity := _identity(self._real + side)) is not None}
 
     def _read(self) -> Batch:

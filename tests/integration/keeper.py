@@ -1,7 +1,7 @@
 """Remembers so much a second in a file, for one account and for a new one each time, until SIGTERM.
 
-Prints lines of JSON: what the log says; how it is, a hundred times a second; at the end whether all that is in memory is
-in the file. Usage: keeper.py PATH HERTZ NAME, where NAME is what its accounts' names begin with.
+Prints lines of JSON: what the log says; how it is, a hundred times a second; at the end whether all that is in memory
+is in the file. Usage: keeper.py PATH HERTZ NAME, where NAME is what its accounts' names begin with.
 """
 
 import json
