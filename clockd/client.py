@@ -342,7 +342,9 @@ class ClockClient:
             self._attempt += 1
             return self._delay(self._attempt - 1)
         self._log.info(
-            "{endpoint}: the server stops; connecting again in {retry:.1f} s", endpoint=self._endpoint, retry=retry
+            "{endpoint}: the server stops; connecting again in {seconds} s",
+            endpoint=self._endpoint,
+            seconds=round(retry, 1),
         )
         return retry
 
