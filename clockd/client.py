@@ -18,6 +18,8 @@ Any other feed that the server has is iterated over in the same way, and publish
 
 Everything that is awaited here works in a coroutine that Twisted drives and in a task of asyncio alike. A connection
 that is lost is made again, with the feeds, periods and deadbands it had, until the program leaves the `async with`.
+So is one to a server that stops, after as long as the server has said. A client that was sent away, by an
+administrator or by a newer login of its account, raises `Kicked` or `Replaced` and stays away.
 
 Rules of this module: inside, coroutines are driven by Twisted; what a program awaits is an `Either`.
 """
@@ -28,6 +30,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from functools import partial
 from types import TracebackType
 from typing import Any, NoReturn, Self, TypeVar
@@ -54,9 +57,11 @@ from clockd.errors import (
     ConnectionFailed,
     InvalidPeriod,
     InvalidValue,
+    Kicked,
     NotConnected,
     ReactorConflict,
     Refused,
+    Replaced,
     ServerFault,
     TooManyAttempts,
     TooManyConnections,
@@ -64,7 +69,8 @@ from clockd.errors import (
     WrongCredentials,
 )
 from clockd.feeds import moment_of
-from clockd.values import FEED_NAME, Reading, is_deadband, is_period
+from clockd.logs import printable
+from clockd.values import FEED_NAME, NOTICES, Reading, is_deadband, is_period
 from clockd.wire import ValueEncoder
 
 __all__ = ["ClientTLS", "ClockClient", "Samples", "connect"]
@@ -77,6 +83,15 @@ LONGEST_DELAY = 30.0
 
 PASSING = (ConnectionFailed, NotConnected, ServerFault, TooManyAttempts, TooManyConnections)
 """What may be over soon, once a client has been connected; anything else ends it."""
+
+LONGEST_RETRY = 300.0
+"""Seconds that a server which stops may keep a client away at most; at least it is `FIRST_DELAY`.
+
+A slip of the server's must neither lose its clients nor have them log in over and over.
+"""
+
+REASON_LETTERS = 200
+"""Longest reason in the words of an error."""
 
 ALIVE_SECONDS = 30.0
 """Seconds between two looks whether the server still answers."""
@@ -134,7 +149,8 @@ def connect(
 class ClockClient:
     """A session with a server that is made again whenever it is lost; made by `connect`.
 
-    Entering it waits for the first login, and raises what that raises; leaving it closes the connection.
+    Entering it waits for the first login, and raises what that raises; leaving it closes the connection. After
+    `Kicked` or `Replaced`, which whatever is awaited raises, no connection is made any more.
     """
 
     _log = Logger()
@@ -161,6 +177,9 @@ class ClockClient:
         self._entered = False
         self._ended: BaseException | None = None
         self._error: BaseException | None = None
+        self._delay: Callable[[int], float] = backoffPolicy(FIRST_DELAY, LONGEST_DELAY)
+        self._attempt = 0
+        self._retry: float | None = None  # what a server that stops asks for in place of the next delay
         self._work: Deferred[None] = succeed(None)
 
     async def __aenter__(self) -> Self:
@@ -258,7 +277,7 @@ class ClockClient:
         """Put a value of a feed in force.
 
         Calls that do not wait for each other are published in the order in which they were made. Of one that ends in
-        `NotConnected` nobody knows whether it was published.
+        `NotConnected`, `Kicked` or `Replaced` nobody knows whether it was published.
 
         Args:
             feed: A feed that this account may publish to.
@@ -290,9 +309,7 @@ class ClockClient:
         return Either(Deferred.fromCoroutine(self._feed_names()))
 
     async def _run(self) -> None:
-        """Keep a session, until a refusal that will not pass, or `_close`."""
-        delay = backoffPolicy(FIRST_DELAY, LONGEST_DELAY)
-        attempt = 0
+        """Keep a session, until a refusal that will not pass, a notice that ends it, or `_close`."""
         try:
             while self._ended is None:
                 try:
@@ -303,19 +320,33 @@ class ClockClient:
                     self._log.info("{endpoint}: {error}", endpoint=self._endpoint, error=str(error))
                 else:
                     self._session = session
-                    self._wake()
+                    if session.alive:
+                        self._wake()
                     since = self._reactor.seconds()
                     await session.held(self._timeout, self._reactor)
+                    await session.leave(self._reactor)
                     if self._reactor.seconds() - since >= LONGEST_DELAY:
-                        attempt = 0
+                        self._attempt = 0
                 if self._ended is None:
-                    self._log.info("{endpoint}: not connected; connecting again", endpoint=self._endpoint)
-                    await deferLater(self._reactor, delay(attempt))
-                    attempt += 1
+                    await deferLater(self._reactor, self._pause())
         except CancelledError:
             pass
         except Exception as error:  # noqa: BLE001  # kept for whoever waits; nothing is lost
             self._end(error)
+
+    def _pause(self) -> float:
+        """Return how many seconds to wait: as many as a server that stops has named, else more after each failure."""
+        retry, self._retry = self._retry, None
+        if retry is None:
+            self._log.info("{endpoint}: not connected; connecting again", endpoint=self._endpoint)
+            self._attempt += 1
+            return self._delay(self._attempt - 1)
+        self._log.info(
+            "{endpoint}: the server stops; connecting again in {seconds} s",
+            endpoint=self._endpoint,
+            seconds=round(retry, 1),
+        )
+        return retry
 
     async def _open(self) -> "_Session":
         """Connect, log in, ask for what was asked for before."""
@@ -325,7 +356,8 @@ class ClockClient:
         session = _Session(await self._dial(factory), factory)
         transport = session.broker.transport
         try:
-            session.perspective = await self._bounded(self._login(factory, _Mind(self._deliver, self._check_value)))
+            mind = _Mind(self._deliver, partial(self._notice, session), self._check_value)
+            session.perspective = await self._bounded(self._login(factory, mind))
             if not isinstance(session.perspective, pb.RemoteReference):
                 raise TypeError("a login was answered with no perspective")  # noqa: TRY301  # told below
             await self._resubscribe(session.perspective)
@@ -432,7 +464,7 @@ class ClockClient:
         for feed in idle:
             interest = self._feeds.pop(feed)
             if interest.asked and self._session is not None and self._session.alive:
-                _unsubscribe(self._session.perspective, feed)
+                _tell(self._session.perspective, "unsubscribe", feed)
 
     async def _unsubscribe(self, feed: str) -> None:
         interest = self._feeds.pop(_name(feed), None)
@@ -441,7 +473,11 @@ class ClockClient:
         await self._call("unsubscribe", feed)
 
     async def _resubscribe(self, perspective: Any) -> None:
-        """Ask a new session for the feeds, all at once; those who iterate over one are told if it is refused."""
+        """Ask a new session for the feeds, all at once; those who iterate over one are told if it is refused.
+
+        Notices are asked for in front of them. Not every server has any, so nobody waits for that answer.
+        """
+        _tell(perspective, "subscribe", NOTICES)
         self._let_go()
         calls: dict[str, tuple[object, ...]] = {
             feed: ("subscribe", feed, interest.period, interest.deadband)
@@ -463,7 +499,7 @@ class ClockClient:
                 if feed in self._feeds:
                     self._feeds.pop(feed).end(answer.value)
             elif feed not in self._feeds and calls[feed][0] == "subscribe":  # it was let go meanwhile
-                _unsubscribe(perspective, feed)
+                _tell(perspective, "unsubscribe", feed)
 
     async def _publish(self, feed: str, value: object, stamp: float | None) -> int:
         self._check_value(value)
@@ -485,7 +521,12 @@ class ClockClient:
             perspective = session.perspective
         else:
             perspective = await self._bounded(Deferred.fromCoroutine(self._connected()))
-        return await self._bounded(perspective.callRemote(method, *arguments))
+        try:
+            return await self._bounded(perspective.callRemote(method, *arguments))
+        except NotConnected:
+            if self._error is not None:  # it is not lost but ended
+                raise self._error from None
+            raise
 
     async def _bounded(self, call: "Deferred[T]") -> T:
         """Wait for a call's answer no longer than a call may take, and raise what it raised as one of our classes."""
@@ -510,6 +551,28 @@ class ClockClient:
         if not iterators:
             self._let_go()
 
+    def _notice(self, session: "_Session", notice: object) -> None:
+        """Do what the server asks for; what is no notice, or of a kind not known here, is passed over.
+
+        The kind decides. Of what comes with it, a part that makes no sense is as good as none: a server that stops is
+        left all the same, and who is kicked does not come back.
+        """
+        if not isinstance(notice, dict):
+            return
+        kind = notice.get("kind")
+        match kind if isinstance(kind, str) else None:  # a reference cannot be compared
+            case "draining" if session.alive:
+                retry: Any = notice.get("retry_seconds")
+                if type(retry) in {int, float} and retry >= 0:  # which NaN is not
+                    self._retry = min(max(retry, FIRST_DELAY), LONGEST_RETRY)
+            case "kicked":
+                self._end(_kicked(notice.get("reason")))
+            case "replaced":
+                self._end(Replaced("a newer login of this account has taken the place of this one"))
+            case _:
+                return
+        session.end()
+
     def _wake(self) -> None:
         waiting, self._waiting = self._waiting, {}
         for deferred in list(waiting):
@@ -517,9 +580,10 @@ class ClockClient:
                 deferred.callback(None)
 
     def _end(self, error: BaseException | None) -> None:
-        """Tell everyone who waits that there will be no more."""
-        if self._ended is None:
-            self._ended, self._error = error or NotConnected("the client was closed"), error
+        """Tell everyone who waits that there will be no more; the first reason stays."""
+        if self._ended is not None:
+            return
+        self._ended, self._error = error or NotConnected("the client was closed"), error
         for interest in self._feeds.values():
             interest.end(error)
         self._wake()
@@ -573,55 +637,74 @@ class _Session:
 
     Attributes:
         perspective: The `pb.RemoteReference` of the avatar, once it has logged in.
-        lost: Fires when the connection is gone.
+        over: Fires when the connection is gone, or is to be left.
     """
 
     def __init__(self, broker: Any, factory: pb.PBClientFactory) -> None:
         self.broker = broker
         self.perspective: Any = None
-        self.lost: Deferred[None] = Deferred()
+        self.over: Deferred[None] = Deferred()
         self._factory = factory
         broker.notifyOnDisconnect(self._gone)
 
     @property
     def alive(self) -> bool:
-        """Whether the connection is there."""
-        return not self.broker.disconnected
+        """Whether the connection is there, and not to be left."""
+        return not (self.over.called or self.broker.disconnected)
+
+    def end(self) -> None:
+        """Have nothing more called."""
+        if not self.over.called:
+            self.over.callback(None)
 
     async def held(self, patience: float, reactor: Any) -> None:
-        """Wait until the connection is gone; one whose server takes longer than `patience` to answer is broken off."""
+        """Wait until it is over; a connection whose server takes longer than `patience` to answer is broken off."""
         watch = Deferred.fromCoroutine(self._watch(patience, reactor))
         watch.addErrback(lambda failure: failure.trap(CancelledError))
         try:
-            await self.lost
+            await self.over
         finally:
             watch.cancel()
 
     async def _watch(self, patience: float, reactor: Any) -> None:
-        """Ask a thing that no server has, now and then: any answer is a sign of life."""
-        nobody = pb.RemoteReference(None, self.broker, NO_OBJECT, doRefCount=False)
+        """Ask now and then whether the server still answers."""
         while True:
             await deferLater(reactor, ALIVE_SECONDS)
             try:
-                await _settled(nobody.callRemote("probe")).addTimeout(patience, reactor)
+                await self._probe().addTimeout(patience, reactor)
             except TimedOut:
                 self.broker.transport.abortConnection()
                 return
 
+    def _probe(self) -> "Deferred[None]":
+        """Ask a thing that no server has: any answer is a sign of life, and comes after those to earlier calls."""
+        nobody = pb.RemoteReference(None, self.broker, NO_OBJECT, doRefCount=False)
+        return _settled(nobody.callRemote("probe"))
+
+    async def leave(self, reactor: Any) -> None:
+        """Close as soon as what was called has been answered, or that takes too long."""
+        if not self.broker.disconnected and self.broker.waitingForAnswers:
+            with suppress(TimedOut):
+                await self._probe().addTimeout(CLOSE_SECONDS, reactor)
+        await self.close(reactor)
+
     async def close(self, reactor: Any) -> None:
         """Close in good order, or without if that takes too long."""
-        if self.alive:
-            closed: Deferred[None] = Deferred()
-            self.broker.notifyOnDisconnect(partial(closed.callback, None))
-            self.broker.transport.loseConnection()
-            impatient = reactor.callLater(CLOSE_SECONDS, self.broker.transport.abortConnection)
+        if self.broker.disconnected:
+            return
+        closed: Deferred[None] = Deferred()
+        self.broker.notifyOnDisconnect(partial(closed.callback, None))
+        self.broker.transport.loseConnection()
+        impatient = reactor.callLater(CLOSE_SECONDS, self.broker.transport.abortConnection)
+        try:
             await closed
+        finally:
             if impatient.active():
                 impatient.cancel()
 
     def _gone(self) -> None:
         self._factory.clientConnectionLost(None, Failure(failed_for(self.broker.lost_for) or ConnectionLost()))
-        self.lost.callback(None)
+        self.end()
 
 
 class Samples:
@@ -711,13 +794,18 @@ class _Mind(pb.Referenceable):
 
     Args:
         deliver: Told the feed, number, stamp and value of each sample.
+        notice: Told what comes as a notice.
         check_value: Raises `InvalidValue` for what is none.
     """
 
     def __init__(
-        self, deliver: Callable[[str, int | None, float, object], None], check_value: Callable[[object], object]
+        self,
+        deliver: Callable[[str, int | None, float, object], None],
+        notice: Callable[[object], None],
+        check_value: Callable[[object], object],
     ) -> None:
         self._deliver = deliver
+        self._notice = notice
         self._check_value = check_value
 
     def remote_notifyTime(self, stamp: object) -> None:
@@ -726,6 +814,9 @@ class _Mind(pb.Referenceable):
         self._deliver("time", None, stamp, stamp)
 
     def remote_notifySample(self, feed: object, sequence: object, stamp: object, value: object) -> None:
+        if isinstance(feed, str) and feed == NOTICES:
+            self._notice(value)
+            return
         if not isinstance(feed, str) or type(sequence) is not int:
             raise InvalidValue("the name of a feed is str, the number of a sample int")
         if not isinstance(stamp, float) or not math.isfinite(stamp):
@@ -762,9 +853,18 @@ def _jellied(value: Any) -> object:
 
 def _name(feed: object) -> str:
     """Return a feed's name, if it is one: what no server has is not even sent."""
+    if feed == NOTICES:
+        raise UnknownFeed(f"there is no such feed: {NOTICES} is where notices come from, which the client sees to")
     if isinstance(feed, str) and FEED_NAME.fullmatch(feed):
         return feed
     raise UnknownFeed("there is no such feed: a name is 1 to 64 of the characters a-z, 0-9, _, . and -")
+
+
+def _kicked(reason: object) -> Kicked:
+    what = "the server has closed the connections of this account"
+    if not isinstance(reason, str) or not reason:
+        return Kicked(what)
+    return Kicked(f"{what}: {printable(reason, REASON_LETTERS)}", reason)
 
 
 def _period_on_wire(period: object) -> float:
@@ -773,8 +873,9 @@ def _period_on_wire(period: object) -> float:
     return float(min(period, sys.float_info.max))  # an int may be more than PB can send
 
 
-def _unsubscribe(perspective: Any, feed: str) -> None:
-    perspective.callRemote("unsubscribe", feed).addErrback(lambda _: None)
+def _tell(perspective: Any, method: str, feed: str) -> None:
+    """Call a method whose answer does not matter."""
+    perspective.callRemote(method, feed).addErrback(lambda _: None)
 
 
 def _settled(call: "Deferred[object]") -> "Deferred[None]":

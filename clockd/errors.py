@@ -9,7 +9,7 @@
         UsersFileError
         CannotListen
       ClientError                   raised by the client library in the user's program
-        ConnectionFailed  NotConnected  ReactorConflict
+        ConnectionFailed  NotConnected  Kicked  Replaced  ReactorConflict
 
 Rules of this module: the qualified name of a `Refused` class is part of the wire contract, because a client tells
 errors apart by `failure.check("clockd.errors.NAME")`.
@@ -97,6 +97,23 @@ class ConnectionFailed(ClientError):
 
 class NotConnected(ClientError):
     """The session is gone: closed, or not yet made again."""
+
+
+class Kicked(ClientError):
+    """The server has closed the account's connections and told the client why.
+
+    Args:
+        message: For people; what the server wrote stands in it escaped, and not at any length.
+        reason: What the server wrote, as it came; empty if it gave no reason.
+    """
+
+    def __init__(self, message: str, reason: str = "") -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class Replaced(ClientError):
+    """A newer login of the account has taken the connection's place, and would lose it if this one came back."""
 
 
 class ReactorConflict(ClientError):

@@ -8,16 +8,20 @@ import tempfile
 from pathlib import Path
 
 from certificates import HOST, Certified, Chain
-from doubles import EPOCH, SECRET, Broken, Mind, Network, RigCase, Users
+from doubles import EPOCH, SECRET, Broken, Mind, Network, RigCase, Users, clockd_logs
+from twisted.cred.checkers import InMemoryUsernamePasswordDatabaseDontUse
 from twisted.cred.credentials import UsernamePassword
 from twisted.cred.error import UnauthorizedLogin
+from twisted.cred.portal import IRealm, Portal
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.endpoints import clientFromString, wrapClientTLS
 from twisted.internet.error import ConnectionRefusedError as Refused
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.testing import MemoryReactorClock, StringTransport
+from twisted.logger import formatEvent
 from twisted.spread import pb
 from twisted.trial.unittest import SynchronousTestCase
+from zope.interface import implementer
 
 from clockd.auth import CertificateChecker
 from clockd.certificate import ServerTLS
@@ -26,9 +30,11 @@ from clockd.errors import (
     ConnectionFailed,
     InvalidPeriod,
     InvalidValue,
+    Kicked,
     NotConnected,
     NotPermitted,
     ReactorConflict,
+    Replaced,
     ServerFault,
     TooManyConnections,
     TooManyPublishes,
@@ -641,7 +647,7 @@ class FeedSamplesTests(FeedCase):
     def test_what_is_no_name_is_not_even_sent(self):
         client = self.entered()
         written = self.network.wires[-1].clientIO.written
-        for name in ("", "Load", "a" * 65, "a" * 100_000, "lo ad", "load\n", None, 5, ("load",)):
+        for name in ("", "server", "Load", "a" * 65, "a" * 100_000, "lo ad", "load\n", None, 5, ("load",)):
             for call in (
                 lambda name=name: anext(client.samples(name)),
                 lambda name=name: client.publish(name, 1),
@@ -1026,6 +1032,507 @@ class PublishTests(FeedCase):
         self.assertEqual(names, ["time", "load", "mood", "shut"])
 
 
+class NoticeCase(FeedCase):
+    """With a server whose notices the test sends."""
+
+    def notify(self, **notice):
+        """Have the server write a notice, which is not delivered yet."""
+        (broker,) = self.server.factory.connections
+        broker.mind.notify(notice)
+
+    def drain(self, retry, **more):
+        self.notify(kind="draining", retry_seconds=retry, **more)
+        self.network.flush()
+
+    def iterating(self, **options):
+        """Return an entered client, and an iterator that has had a sample."""
+        client = self.entered()
+        self.latest["load"].publish(1)
+        samples = client.samples("load", **options)
+        self.values(samples)
+        return client, samples
+
+    def assert_back_after(self, seconds):
+        """Check that the client is away, and connects again so many seconds from now."""
+        before = self.network.attempts
+        self.assertEqual(self.server.tally.authenticated, 0)
+        self.network.advance(seconds - 0.01)
+        self.assertEqual(self.network.attempts, before)
+        self.network.advance(0.02)
+        self.assertEqual((self.network.attempts, self.server.tally.authenticated), (before + 1, 1))
+
+
+class DrainingTests(NoticeCase):
+    def test_a_server_that_stops_is_left_at_once_and_in_good_order(self):
+        self.entered()
+        self.drain(7)
+        self.assertEqual((self.server.tally.authenticated, self.server.tally.closed["client"]), (0, 1))
+        self.assertFalse(self.network.wires[0].clientIO.aborted)
+
+    def test_who_waits_for_no_answer_calls_nothing_before_it_leaves(self):
+        self.entered()
+        written = self.network.wires[0].clientIO.written
+        self.drain(7)
+        self.assertEqual(self.network.wires[0].clientIO.written, written)
+
+    def test_it_is_asked_again_after_the_time_that_it_named(self):
+        self.entered()
+        for retry in (7, 0.5, 0.75, 12.25, 300):
+            self.drain(retry)
+            self.assert_back_after(retry)
+
+    def test_a_time_out_of_bounds_is_the_next_that_is_not(self):
+        self.entered()
+        for retry, least in ((0, 0.5), (0.0, 0.5), (0.499, 0.5), (1e-300, 0.5), (300.1, 300), (1e300, 300)):
+            self.drain(retry)
+            self.assert_back_after(least)
+
+    def test_iterators_go_on_with_their_period_and_deadband(self):
+        client, samples = self.iterating(period=0.25, deadband=2)
+        self.successResultOf(self.ask(client.setperiod(0.5)))
+        waiting, time = self.ask(anext(samples)), client.samples()
+        self.drain(3)
+        self.assertNoResult(waiting)
+        self.network.advance(3)
+        self.assertEqual((self.server.time.requested, self.server.tally.feeds["load"].requested), (2, 4))
+        self.assertEqual(self.successResultOf(waiting).sequence, 1)
+        self.latest["load"].publish(3)
+        self.network.advance(0.5)
+        self.assertNoResult(self.ask(anext(samples)))
+        self.assertEqual(self.next(time), 3.5)
+
+    def test_it_is_one_line_of_the_log_and_no_failure(self):
+        self.entered()
+        with clockd_logs() as events:
+            for _ in range(10):
+                self.drain(2.26, unheard_of=[1])
+                self.network.advance(3, 1)
+        said = [formatEvent(event) for event in events if event["log_namespace"].startswith("clockd.client")]
+        self.assertEqual(said, 10 * [f"{ENDPOINT}: the server stops; connecting again in 2.3 s"])
+        before = set(self.clock.getDelayedCalls())
+        self.network.down = Refused()
+        self.lose()
+        (call,) = set(self.clock.getDelayedCalls()) - before
+        self.assertTrue(0.5 <= call.getTime() - self.clock.seconds() <= 1.5)
+
+    def test_a_server_that_is_not_back_by_then_is_looked_for_as_after_a_loss(self):
+        self.entered()
+        self.drain(5)
+        self.network.down = Refused()
+        self.network.advance(5)
+        self.assertEqual(self.network.attempts, 2)
+        self.network.down = None
+        self.network.advance(1.5, 0.25)
+        self.assertEqual((self.network.attempts, self.server.tally.authenticated), (3, 1))
+
+    def test_told_twice_it_does_what_it_was_told_first(self):
+        self.entered()
+        self.notify(kind="draining", retry_seconds=2)
+        self.drain(9)
+        self.assert_back_after(2)
+
+    def test_told_while_the_feeds_are_subscribed_again_it_leaves_as_well(self):
+        _, samples = self.iterating(period=0.5)
+        self.lose()
+        self.clock.advance(1.5)
+        while not self.server.tally.feeds["load"].subscriptions:
+            self.network.wires[-1].pump()
+        self.drain(4)
+        self.assert_back_after(4)
+        self.assertEqual(self.server.tally.feeds["load"].requested, 2)
+        self.assertEqual(self.values(samples), [1])
+
+    def test_a_call_under_way_is_answered_before_it_leaves(self):
+        client = self.entered()
+        calls = [awaited(client.publish("load", value)) for value in range(100)]
+        self.drain(2)
+        self.assertEqual([self.successResultOf(call) for call in calls], list(range(1, 101)))
+        self.assert_back_after(2)
+
+    def test_a_call_that_is_not_answered_keeps_it_for_a_moment_only(self):
+        client = self.entered()
+        wire = self.network.wires[-1]
+        self.notify(kind="draining", retry_seconds=2)
+        call = awaited(client.setperiod(5))
+        wire.pump()
+        wire.frozen = True
+        self.network.advance(2 * CLOSE_SECONDS - 0.25, 0.25)
+        self.assertNoResult(call)
+        self.network.advance(0.25)
+        self.failureResultOf(call, NotConnected)
+        self.assertTrue(wire.clientIO.aborted)
+        wire.frozen = False
+        self.network.flush()
+        self.assert_back_after(2)
+        self.flushLoggedErrors()
+
+    def test_calls_in_between_wait_for_the_next_connection(self):
+        client = self.entered()
+        self.drain(5)
+        calls = [self.ask(client.publish("load", 7)), self.ask(client.setperiod(0.5)), self.ask(client.feeds())]
+        self.network.advance(4.9)
+        for call in calls:
+            self.assertNoResult(call)
+        self.network.advance(0.1)
+        self.assertEqual([self.successResultOf(call) for call in calls[:2]], [1, 0.5])
+        self.successResultOf(calls[2])
+
+    def test_a_call_in_between_waits_no_longer_than_a_call_may_take(self):
+        client = self.entered()
+        self.drain(TIMEOUT + 2)
+        call = self.ask(client.setperiod(0.5))
+        self.network.advance(TIMEOUT)
+        self.failureResultOf(call, NotConnected)
+
+    def test_a_call_made_while_it_leaves_is_one_of_the_next_connection(self):
+        client = self.entered()
+        self.notify(kind="draining", retry_seconds=2)
+        first = awaited(client.publish("load", 1))
+        self.network.wires[-1].pump()
+        second = awaited(client.publish("load", 2))
+        self.network.flush()
+        self.assertEqual(self.successResultOf(first), 1)
+        self.assertNoResult(second)
+        self.network.advance(2)
+        self.assertEqual(self.successResultOf(second), 2)
+
+    def test_cut_off_before_it_could_leave_it_comes_back_as_it_was_told(self):
+        self.entered()
+        self.notify(kind="draining", retry_seconds=6)
+        (broker,) = self.server.factory.connections
+        broker.transport.loseConnection()
+        self.network.flush()
+        self.assert_back_after(6)
+        self.notify(kind="draining", retry_seconds=7)
+        self.network.wires[-1].pump()
+        self.lose()
+        self.assert_back_after(7)
+
+    def test_leaving_meanwhile_leaves_nothing(self):
+        client, samples = self.iterating()
+        waiting = self.ask(anext(samples))
+        self.drain(5)
+        self.successResultOf(self.leave(client))
+        self.failureResultOf(waiting, StopAsyncIteration)
+        self.assertEqual((self.clock.getDelayedCalls(), self.network.attempts), ([], 1))
+
+    def test_leaving_while_it_leaves_leaves_nothing(self):
+        for pumps_before in (1, 2, 3):
+            client = self.entered()
+            call = awaited(client.setperiod(5))
+            self.notify(kind="draining", retry_seconds=5)
+            for _ in range(pumps_before):
+                self.network.wires[-1].pump()
+            before = self.network.attempts
+            self.successResultOf(self.leave(client))
+            call.addErrback(lambda failure: failure.trap(NotConnected))
+            self.assertEqual((self.clock.getDelayedCalls(), self.network.attempts), ([], before))
+
+    def test_two_hundred_times_leave_nothing(self):
+        self.start(Limits(default_period=1000, stale_seconds=10_000))
+        client = self.entered()
+        calls = len(self.clock.getDelayedCalls())
+        for _ in range(200):
+            self.drain(0.5)
+            self.assertEqual(len(self.clock.getDelayedCalls()), 1)
+            self.network.advance(0.5)
+            self.network.wires[:-1] = []
+        self.assertEqual((self.network.attempts, self.server.tally.authenticated), (201, 1))
+        self.assertEqual((len(self.clock.getDelayedCalls()), client._waiting), (calls, {}))
+
+
+class SentAwayTests(NoticeCase):
+    def send_away(self, **notice):
+        """Have the server send everyone away and close, as it does then."""
+        self.notify(**notice)
+        (broker,) = self.server.factory.connections
+        broker.transport.loseConnection()
+        self.network.flush()
+
+    def test_who_is_kicked_is_told_why_and_comes_back_no_more(self):
+        client, samples = self.iterating()
+        waiting, time = self.ask(anext(samples)), client.samples()
+        self.send_away(kind="kicked", reason="go home", unheard_of=1)
+        for step in (waiting, self.ask(anext(samples)), self.ask(client.setperiod(5)), self.ask(client.feeds())):
+            error = self.failureResultOf(step, Kicked).value
+            self.assertEqual(str(error), "the server has closed the connections of this account: go home")
+            self.assertEqual(error.reason, "go home")
+        self.assertEqual(self.next(time), 0)
+        self.failureResultOf(self.ask(anext(time)), Kicked)
+        self.failureResultOf(self.ask(anext(client.samples())), Kicked)
+        self.network.advance(400, 1)
+        self.assertEqual((self.network.attempts, self.clock.getDelayedCalls()), (1, []))
+
+    def test_who_is_replaced_is_told_and_comes_back_no_more(self):
+        client, samples = self.iterating()
+        waiting = self.ask(anext(samples))
+        self.send_away(kind="replaced")
+        error = self.failureResultOf(waiting, Replaced).value
+        self.assertEqual(str(error), "a newer login of this account has taken the place of this one")
+        self.failureResultOf(self.ask(client.publish("load", 1)), Replaced)
+        self.network.advance(400, 1)
+        self.assertEqual((self.network.attempts, self.clock.getDelayedCalls()), (1, []))
+
+    def test_it_leaves_by_itself_if_the_server_does_not_close(self):
+        for kind in ("kicked", "replaced"):
+            self.entered()
+            self.notify(kind=kind, reason="")
+            self.network.flush()
+            self.assertEqual(self.server.tally.authenticated, 0)
+        self.assertEqual((self.server.tally.closed["client"], self.clock.getDelayedCalls()), (2, []))
+
+    def test_a_reason_is_shown_in_one_line_that_does_nothing_to_a_terminal(self):
+        for reason in ("\x1b[2J\r\nx" * 100, "\u202e\u2028\0" * 50, "\x9b" + "x" * 3000):
+            _, samples = self.iterating()
+            waiting = self.ask(anext(samples))
+            self.send_away(kind="kicked", reason=reason)
+            error = self.failureResultOf(waiting, Kicked).value
+            self.assertEqual(error.reason, reason)
+            self.assertTrue(str(error).isprintable())
+            self.assertLess(len(str(error)), 300)
+
+    def test_a_call_under_way_ends_with_it_and_is_not_said_to_be_lost(self):
+        for notice, kind in (({"kind": "kicked", "reason": "x"}, Kicked), ({"kind": "replaced"}, Replaced)):
+            client = self.entered()
+            self.notify(**notice)
+            call = awaited(client.publish("load", 1))
+            self.network.wires[-1].pump()
+            self.lose()
+            self.failureResultOf(call, kind)
+
+    def test_who_leaves_for_it_leaves_nothing(self):
+        async def program():
+            async with self.client() as clock:
+                async for _ in clock.samples():
+                    pass
+
+        done = Deferred.fromCoroutine(program())
+        self.network.flush()
+        self.notify(kind="kicked", reason="go home")
+        self.network.flush()
+        self.failureResultOf(done, Kicked)
+        self.assertEqual((self.server.tally.authenticated, self.clock.getDelayedCalls()), (0, []))
+
+    def test_kicked_while_it_leaves_a_server_that_stops_it_does_not_come_back(self):
+        client, samples = self.iterating()
+        waiting = self.ask(anext(samples))
+        self.notify(kind="draining", retry_seconds=1)
+        self.notify(kind="kicked", reason="go home")
+        call = awaited(client.setperiod(5))
+        self.network.flush()
+        self.failureResultOf(waiting, Kicked)
+        call.addErrback(lambda failure: failure.trap(Kicked))
+        self.network.advance(10, 1)
+        self.assertEqual((self.network.attempts, self.clock.getDelayedCalls()), (1, []))
+
+    def test_what_ended_it_first_is_what_is_told(self):
+        client, samples = self.iterating()
+        self.send_away(kind="kicked", reason="first")
+        self.successResultOf(self.leave(client))
+        self.assertEqual(self.failureResultOf(self.ask(anext(samples)), Kicked).value.reason, "first")
+        client, samples = self.iterating()
+        waiting = self.ask(anext(samples))
+        left = awaited(client.__aexit__(None, None, None))
+        self.notify(kind="kicked", reason="late")
+        self.network.flush()
+        self.successResultOf(left)
+        self.failureResultOf(waiting, StopAsyncIteration)
+        self.failureResultOf(self.ask(anext(samples)), StopAsyncIteration)
+
+
+class OddNoticeTests(ClientCase):
+    """Servers that are not ours, and what they send as notices."""
+
+    class Root(pb.Root):
+        """Takes every login, and answers it and what comes then as the test says.
+
+        Args:
+            subscribed: What `subscribe` answers.
+            notice: What is sent before the answer to each login, if anything.
+        """
+
+        def __init__(self, subscribed=0.0, notice=None):
+            self.subscribed = subscribed
+            self.notice = notice
+            self.feeds = []
+            self.answers = []
+
+        def remote_login(self, name):
+            return b"challenge", self
+
+        def remote_respond(self, response, mind):
+            self.mind = mind
+            if self.notice is not None:
+                self.send(self.notice)
+            return self
+
+        def remote_subscribe(self, feed, *_):
+            self.feeds.append(feed)
+            return self.subscribed if feed == "server" else 1.0
+
+        def remote_setperiod(self, period, feed):
+            return self.subscribed if feed == "never" else period
+
+        def send(self, notice, number=1, stamp=EPOCH):
+            sent = self.mind.callRemote("notifySample", "server", number, stamp, notice)
+            sent.addCallbacks(self.answers.append, lambda failure: failure.trap(pb.PBConnectionLost))
+            sent.addErrback(self.answers.append)
+
+        def tick(self):
+            self.mind.callRemote("notifyTime", EPOCH + 1.0)
+
+    def serve(self, *args, **kwargs):
+        """Enter a client of such a server; returns the client, the Deferred of that, and the server."""
+        root = self.Root(*args, **kwargs)
+        self.network = Network(pb.PBServerFactory(root), self.clock)
+        self.network.factory.noisy = False
+        return *self.enter(), root
+
+    def test_notices_are_asked_for_after_each_login(self):
+        _, entered, root = self.serve()
+        self.successResultOf(entered)
+        self.assertEqual(root.feeds, ["server"])
+        self.lose()
+        self.network.advance(1.5)
+        self.assertEqual(root.feeds, ["server", "server"])
+
+    def test_nobody_waits_for_the_answer(self):
+        client, entered, root = self.serve(Deferred())
+        self.successResultOf(entered)
+        self.successResultOf(self.ask(client.setperiod(5)))
+        samples = client.samples()
+        self.lose()
+        self.network.advance(1.5)
+        root.tick()
+        self.network.flush()
+        self.assertEqual(self.next(samples), 1)
+        self.successResultOf(self.ask(client.setperiod(6)))
+
+    def test_a_server_that_refuses_or_answers_nonsense_is_a_server_without_notices(self):
+        for answer in (None, "no", [1], math.nan):
+            client, entered, _ = self.serve(answer)
+            self.successResultOf(entered)
+            self.assertEqual(self.successResultOf(self.ask(client.setperiod(5))), 5)
+
+    def test_the_server_of_twisted_s_how_to_is_one(self):
+        ticks = []
+
+        class Avatar(pb.Avatar):
+            def perspective_setperiod(self, period, feed="time"):
+                return period
+
+        @implementer(IRealm)
+        class Realm:
+            def requestAvatar(self, name, mind, *interfaces):
+                ticks.append(lambda: mind.callRemote("notifyTime", EPOCH + 1.0))
+                return pb.IPerspective, Avatar(), lambda: None
+
+        checker = InMemoryUsernamePasswordDatabaseDontUse(alice=SECRET.encode())
+        self.network = Network(pb.PBServerFactory(Portal(Realm(), [checker])), self.clock)
+        self.network.factory.noisy = False
+        client = self.entered()
+        samples = client.samples()
+        self.assertEqual(self.successResultOf(self.ask(client.setperiod(5))), 5)
+        self.lose()
+        self.network.advance(1.5)
+        ticks[-1]()
+        self.network.flush()
+        self.assertEqual((self.next(samples), len(ticks)), (1, 2))
+        self.successResultOf(self.leave(client))
+        self.flushLoggedErrors(AttributeError)  # the server's, whose avatar has no such method
+
+    def test_what_is_no_notice_or_of_a_kind_not_known_changes_nothing(self):
+        client, _, root = self.serve()
+        for notice in (
+            *(None, 5, "draining", b"kicked", [], ["kind", "kicked"], ("kind", "kicked"), root, {1, 2}, {}),
+            *({"kind": kind} for kind in (None, 5, True, math.nan, b"kicked", ["kicked"], {"kind": "kicked"}, root)),
+            *({"kind": kind, "retry_seconds": 1} for kind in ("", "Kicked", "drain", "x" * 5000, "clock_step")),
+            *({"kind": "clock_step", "step_seconds": -3.5}, {"Kind": "kicked"}, {b"kind": "kicked"}, {root: "kicked"}),
+        ):
+            root.send(notice)
+        self.network.flush()
+        self.assertEqual(root.answers, 27 * [None])
+        self.assertEqual(self.successResultOf(self.ask(client.setperiod(5))), 5)
+
+    def test_a_notice_is_one_whatever_its_number_and_stamp(self):
+        for number, stamp in ((None, EPOCH), (True, None), ("x", math.nan), (-1, "now")):
+            client, _, root = self.serve()
+            root.send({"kind": "replaced"}, number, stamp)
+            self.network.flush()
+            self.failureResultOf(self.ask(client.setperiod(5)), Replaced)
+
+    def test_a_notice_is_no_sample(self):
+        client, _, root = self.serve()
+        self.failureResultOf(self.ask(anext(client.samples("server"))), UnknownFeed)
+        root.send({"kind": "clock_step", "step_seconds": 1.0})
+        self.network.flush()
+        self.assertIsNone(client._feeds["time"].newest)
+
+    def test_a_time_to_come_back_that_makes_no_sense_is_the_usual_one(self):
+        for retry in (-1, -0.1, -math.inf, math.nan, None, "1", b"1", True, False, [1], {"seconds": 1}):
+            self.serve()[2].send({"kind": "draining", "retry_seconds": retry})
+            self.assert_back_as_usual()
+        self.serve()[2].send({"kind": "draining"})
+        self.assert_back_as_usual()
+
+    def assert_back_as_usual(self):
+        with clockd_logs() as events:
+            self.assert_back_within(0.5, 1.5)
+        self.assertEqual([formatEvent(event) for event in events], [f"{ENDPOINT}: not connected; connecting again"])
+
+    def test_a_time_to_come_back_without_end_is_five_minutes(self):
+        for retry in (math.inf, 2**400, 301, 1e308):
+            self.serve()[2].send({"kind": "draining", "retry_seconds": retry})
+            self.assert_back_within(300, 300)
+
+    def assert_back_within(self, least, most):
+        before = set(self.clock.getDelayedCalls())
+        self.network.flush()
+        self.assertEqual(self.network.attempts, 1)
+        (call,) = set(self.clock.getDelayedCalls()) - before
+        self.assertTrue(least <= call.getTime() - self.clock.seconds() <= most)
+
+    def test_a_reason_that_makes_no_sense_is_none(self):
+        for reason in (None, 5, b"go", ["go"], "", math.nan):
+            client, _, root = self.serve()
+            root.send({"kind": "kicked", "reason": reason})
+            self.network.flush()
+            error = self.failureResultOf(self.ask(client.setperiod(5)), Kicked).value
+            self.assertEqual(str(error), "the server has closed the connections of this account")
+            self.assertEqual(error.reason, "")
+
+    def test_sent_away_with_the_login_s_answer_a_client_is_not_entered(self):
+        for kind, error in (("kicked", Kicked), ("replaced", Replaced)):
+            _, entered, _ = self.serve(notice={"kind": kind})
+            self.failureResultOf(entered, error)
+            self.network.advance(60, 1)
+            self.assertEqual((self.network.attempts, self.clock.getDelayedCalls()), (1, []))
+
+    def test_a_server_that_stops_with_the_login_s_answer_is_entered_when_it_is_back(self):
+        _, entered, root = self.serve(notice={"kind": "draining", "retry_seconds": 4})
+        root.notice = None
+        self.assertNoResult(entered)
+        self.network.advance(4)
+        self.successResultOf(entered)
+        self.assertEqual(self.network.attempts, 2)
+
+    def test_cut_off_while_it_subscribes_again_it_comes_back_as_it_was_told(self):
+        client, _, root = self.serve()
+        self.successResultOf(self.ask(client.setperiod(5)))
+        root.remote_setperiod = lambda *_: Deferred()
+        self.lose()
+        self.network.advance(1.5)
+        root.send({"kind": "draining", "retry_seconds": 9})
+        self.network.flush()
+        self.lose()
+        del root.remote_setperiod
+        self.network.advance(8.9)
+        self.assertEqual(self.network.attempts, 2)
+        self.network.advance(0.2)
+        self.assertEqual(self.network.attempts, 3)
+        self.successResultOf(self.ask(client.setperiod(5)))
+
+
 class ClosingTests(ClientCase):
     def test_closing_twice_is_closing_once(self):
         client = self.entered()
@@ -1330,7 +1837,7 @@ class OtherServerTests(ClientCase):
             def remote_setperiod(self, period, feed):
                 return granted
 
-            def remote_subscribe(self, feed, period, deadband):
+            def remote_subscribe(self, feed, period=None, deadband=None):
                 return granted
 
             def remote_publish(self, feed, value, stamp):

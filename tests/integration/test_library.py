@@ -4,9 +4,13 @@ import json
 import signal
 import sys
 import textwrap
+from pathlib import Path
 
 import pytest
-from processes import Program, Server, clockd, eventually, run
+from processes import CLOCKD, Program, Server, clockd, eventually, run
+
+HERE = Path(__file__).parent
+SECRET = "open sesame"
 
 COMMON = """
 import asyncio, json, sys, time
@@ -261,3 +265,139 @@ def test_an_account_that_is_removed_ends_the_client_at_its_next_login(tmp_path):
     assert watch.wait() == 1
     assert watch.lines[-1] == "clockd: the name and the secret do not fit"
     second.stop()
+
+
+class Notices(Program):
+    """A stock server that sends these notices, one a login; see `notices.py`."""
+
+    def __init__(self, *notices):
+        words = [json.dumps(notice) for notice in notices]
+        super().__init__(sys.executable, str(HERE / "notices.py"), SECRET, *words)
+        self.port = int(self.line("port").split()[1])
+
+    def command(self, word, *arguments):
+        """Return the words of `clockd watch` or `publish` as a client of it."""
+        return *CLOCKD, word, f"alice@127.0.0.1:{self.port}", *arguments
+
+    def stop(self):
+        assert self.end() == 0, self.output
+
+
+DRAINING = {"kind": "draining", "retry_seconds": 1.0}
+AWAY = [
+    (
+        {"kind": "kicked", "reason": "go home\n\x1b[2J" + "x" * 1000},
+        "clockd: the server has closed the connections of this account: go home\\n\\x1b[2J" + "x" * 184,
+    ),
+    ({"kind": "replaced"}, "clockd: a newer login of this account has taken the place of this one"),
+]
+ENVIRONMENT = {"CLOCKD_SECRET": SECRET}
+
+
+def test_watch_goes_on_over_a_server_that_stops_and_says_so_in_one_line():
+    server = Notices(DRAINING, DRAINING)
+    done = run(*server.command("watch", "--period", "0.25", "--count", "20"), environment=ENVIRONMENT)
+    server.stop()
+    assert done.returncode == 0, done.stderr
+    stops = f"tcp:127.0.0.1:{server.port}: the server stops; connecting again in 1.0 s"
+    assert [line.partition(" info     ")[2] for line in done.stderr.splitlines()] == [stops, stops]
+    assert server.lines.count("login") == server.lines.count("left") == 3
+    assert [line for line in server.lines if line != "left"] == [
+        *(f"port {server.port}", "login", "subscribe server None", "setperiod time 0.25"),
+        *(2 * ["login", "subscribe server None", "setperiod time 0.25"]),
+    ]
+
+
+@pytest.mark.parametrize(("notice", "said"), AWAY, ids=["kicked", "replaced"])
+def test_watch_that_is_sent_away_says_why_in_one_line_and_does_not_come_back(notice, said):
+    server = Notices(notice)
+    done = run(*server.command("watch"), environment=ENVIRONMENT)
+    server.stop()
+    assert (done.returncode, done.stderr) == (1, said + "\n")
+    assert server.lines.count("login") == 1
+
+
+@pytest.mark.parametrize(("notice", "said"), AWAY, ids=["kicked", "replaced"])
+@pytest.mark.parametrize("words", [("load", "1"), ("load", "-")], ids=["value", "pipe"])
+def test_publish_that_is_sent_away_says_why_in_one_line(notice, said, words):
+    server = Notices(notice)
+    done = run(*server.command("publish", *words), environment=ENVIRONMENT, stdin="1\n2\n3\n")
+    server.stop()
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", said + "\n")
+
+
+@pytest.mark.parametrize("words", [("load", "1"), ("load", "-")], ids=["value", "pipe"])
+def test_publish_to_a_server_that_stops_is_answered_or_goes_to_the_next(words):
+    server = Notices(DRAINING)
+    done = run(*server.command("publish", *words), environment=ENVIRONMENT, stdin="1\n2\n3\n")
+    server.stop()
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == {"1": "1\n", "-": "published 3, refused 0\n"}[words[1]]
+    assert [line for line in server.lines if line.startswith("publish")] == [
+        f"publish load {value}" for value in ((1,) if words[1] == "1" else (1, 2, 3))
+    ]
+
+
+LEFT_BEHIND = """
+import gc, os, sys
+from twisted.internet.defer import Deferred, ensureDeferred
+from twisted.internet.task import deferLater, react
+from clockd.client import connect
+from notices import Realm, listen
+
+CLIENTS, ROUNDS = 20, 10
+
+async def until(reactor, condition):
+    for _ in range(400):
+        if condition():
+            return True
+        await deferLater(reactor, 0.05)
+    return False
+
+def left(reactor):
+    gc.collect()
+    deferreds = sum(isinstance(thing, Deferred) for thing in gc.get_objects())
+    return len(os.listdir("/proc/self/fd")), deferreds, len(reactor.getDelayedCalls())
+
+async def main(reactor):
+    realm, counts = Realm(), [0] * CLIENTS
+    endpoint = f"tcp:127.0.0.1:{listen(realm, sys.argv[1])}"
+
+    async def subscriber(number):
+        async with connect(endpoint, "alice", sys.argv[1], reactor=reactor) as clock:
+            async for _ in clock.samples(period=0.25):
+                counts[number] += 1
+
+    working = [ensureDeferred(subscriber(number)) for number in range(CLIENTS)]
+    for round in range(ROUNDS + 1):
+        assert await until(reactor, lambda: len(realm.avatars) == CLIENTS)
+        before = list(counts)
+        assert await until(reactor, lambda: all(now > then for now, then in zip(counts, before)))
+        if round == 0:
+            first = left(reactor)
+        if round < ROUNDS:
+            there = list(realm.avatars)
+            for avatar in there:
+                avatar.send({"kind": "draining", "retry_seconds": 0.5})
+            assert await until(reactor, lambda: not realm.avatars & set(there))
+            there = avatar = None
+    assert await until(reactor, lambda: left(reactor) == first), (first, left(reactor))
+    print("nothing", len(working), file=sys.stderr)
+    for work in working:
+        work.addErrback(lambda _: None)
+        work.cancel()
+    assert await until(reactor, lambda: not realm.avatars)
+
+react(lambda reactor: ensureDeferred(main(reactor)))
+"""
+
+
+def test_two_hundred_reconnections_leave_no_descriptor_no_deferred_and_no_delayed_call():
+    done = run(
+        *(sys.executable, "-W", "error", "-c", LEFT_BEHIND, SECRET),
+        environment={"PYTHONPATH": str(HERE)},
+        seconds=60,
+    )
+    assert (done.returncode, done.stderr) == (0, "nothing 20\n"), done.stderr
+    assert done.stdout.count("login") == 20 * 11
+    assert done.stdout.count("left") == 20 * 11
