@@ -275,16 +275,21 @@ def user() -> None:
 @click.argument("name")
 @users_option
 @password_option
-def add(name: str, users: Path | None, password_stdin: bool) -> None:
+@click.option("--role", type=click.Choice(["admin"]), help="May see and close connections: clockd top, clockd kick.")
+def add(name: str, users: Path | None, password_stdin: bool, role: str | None) -> None:
     """Make an account, and the users file if there is none; print the account's secret, once.
 
     With --password-stdin the account has a password instead, and nothing is printed. Passwords are taken over TLS, a
     Unix socket or loopback only.
 
+    An account that there is becomes an administrator's when its line in the users file is made to end in :admin, and
+    ceases to be one when that is removed.
+
     \b
     Examples:
       clockd user add --users users alice
       clockd user add --users users bob --password-stdin < bob.password
+      clockd user add --users users operator --role admin
     """
     with one_sentence():
         from clockd.users import add_account, add_password_account, remove_account
@@ -292,9 +297,9 @@ def add(name: str, users: Path | None, password_stdin: bool) -> None:
         if password_stdin:
             from clockd.passwords import new_hasher
 
-            add_password_account(_users(users), name, _password(), new_hasher().hash)
+            add_password_account(_users(users), name, _password(), new_hasher().hash, admin=role == "admin")
             return
-        secret = add_account(_users(users), name)
+        secret = add_account(_users(users), name, admin=role == "admin")
         try:
             click.echo(secret)
         except OSError:
@@ -309,7 +314,8 @@ def add(name: str, users: Path | None, password_stdin: bool) -> None:
 def passwd(name: str, users: Path | None, password_stdin: bool) -> None:
     """Give an account a new secret and print it, once; the old one is good for no login any more.
 
-    With --password-stdin the account has that password instead. What an account had before, secret or password, ends.
+    With --password-stdin the account has that password instead. What an account had before, secret or password, ends;
+    its role stays.
     """
     with one_sentence():
         from clockd.users import change_password, renew_secret
@@ -336,14 +342,14 @@ def remove(name: str, users: Path | None) -> None:
 @user.command("list")
 @users_option
 def list_(users: Path | None) -> None:
-    """Print all accounts, a line each: the name, and how it proves itself, `secret` or `password`."""
+    """Print all accounts, a line each: the name, how it proves itself, `secret` or `password`, and its role if any."""
     with one_sentence():
         from clockd.users import UsersFile
 
         file = UsersFile(_users(users))
         file.load()
         for account in file.accounts():
-            click.echo(f"{account.name} {account.kind}")
+            click.echo(f"{account.name} {account.kind} {account.role}".rstrip())
 
 
 @main.command()
