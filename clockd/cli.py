@@ -14,8 +14,8 @@ import signal
 import sys
 import time
 from base64 import b64encode
-from collections.abc import Callable, Coroutine, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from datetime import UTC, datetime
 from functools import partial
 from io import TextIOWrapper
@@ -75,6 +75,7 @@ def main() -> None:
       clockd serve                                  listen on 127.0.0.1:8787, metrics on 127.0.0.1:9464
       clockd watch alice@localhost --period 0.5     print the time as it is pushed
       clockd publish alice@localhost load 0.7       put a value of a feed in force
+      clockd top operator@localhost                 see who is connected, as an administrator
 
     Exit codes: 0 done, 1 it could not be done, 2 a mistake in the command line, configuration or users file.
     """
@@ -261,6 +262,79 @@ def publish(target: str, feed: str | None, value: str | None, **login: Any) -> N
             if counts:
                 click.echo("published {published}, refused {refused}".format_map(counts))
         sys.exit(1 if counts.get("refused") else 0)
+
+
+@main.command()
+@click.argument("target", metavar="[NAME@]HOST[:PORT]")
+@click.option("--every", type=float, default=2.0, show_default=True, help="Seconds between two looks.")
+@click.option(
+    "--sort",
+    metavar="KEY",
+    default="skipped",
+    show_default=True,
+    help="A key of --json but periods; the largest first, names and addresses in their order.",
+)
+@click.option("--limit", type=click.IntRange(1, 200), default=100, show_default=True, help="Connections at most.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line, for each connection and look.")
+@click.option("--once", is_flag=True, help="Look once, and end.")
+@login_options
+def top(target: str, every: float, sort: str, limit: int, as_json: bool, once: bool, **login: Any) -> None:
+    """Show who is connected, what they are pushed and how they keep up, until Ctrl-C.
+
+    The account that logs in needs the role admin: clockd user add --role admin. The login is that of `clockd watch`.
+
+    A line has the account, its address, the period of each feed, pushes per second, pushes that were due and skipped,
+    the time that the latest answer took in milliseconds, and the age of the connection. Above it are the time of the
+    look and the sums over the connections that were asked for; of those that do not fit into the terminal the last
+    line tells how many they are. Without a terminal each look is printed as text, and nothing is cut.
+
+    While the server is away the table says so; it goes on when the server is back.
+
+    \b
+    Examples:
+      clockd top operator@localhost
+      clockd top operator@localhost --sort acknowledgement_seconds --limit 20 --every 10
+      clockd top operator@localhost --once --secret-file operator.secret | grep alice
+      clockd top operator@localhost --json --sort pushes_per_second --secret-file operator.secret
+    """
+    with one_sentence():
+        from clockd.logs import begin_logging
+        from clockd.top import SORTS
+
+        if not 0.1 <= every <= 86400:
+            raise click.BadParameter("0.1 to 86400 seconds", param_hint="--every")
+        if sort not in SORTS:
+            raise click.BadParameter(f"{sort!r} is not one of {', '.join(SORTS)}", param_hint="--sort")
+        dial = _dialler(target, **login)
+        if isinstance(sys.stdout, TextIOWrapper):
+            sys.stdout.reconfigure(errors="backslashreplace")  # of a terminal that is not one of UTF-8
+        begin_logging("text", sys.stderr, "warn" if sys.stdout.isatty() else "info")  # lines would spoil the table
+        with quiet_without_readers():
+            drive(partial(_top, dial, target, every, sort, limit, as_json, once))
+
+
+@main.command()
+@click.argument("target", metavar="[NAME@]HOST[:PORT]")
+@click.argument("account")
+@click.option("--reason", default="by an administrator", show_default=True, help="What its clients are told.")
+@login_options
+def kick(target: str, account: str, reason: str, **login: Any) -> None:
+    """Close all connections of an account, and print how many there were; exits 1 if there were none.
+
+    The account that logs in needs the role admin: clockd user add --role admin. The login is that of `clockd watch`.
+
+    Nothing keeps the account from logging in again: `clockd user remove` does, and closes its connections, too.
+
+    \b
+    Examples:
+      clockd kick operator@localhost alice
+      clockd kick operator@localhost alice --reason "asks for too much" --secret-file operator.secret
+    """
+    with one_sentence():
+        from clockd.logs import begin_logging
+
+        begin_logging("text", sys.stderr)
+        drive(partial(_kick, _dialler(target, **login), account, reason))
 
 
 @main.group()
@@ -604,6 +678,58 @@ async def _publish(dial: "Callable[..., ClockClient]", feed: str, value: object,
             click.echo(await clock.publish(feed, value))
         except UnknownFeed as error:
             raise await _unknown(feed, clock) from error
+
+
+async def _top(
+    dial: "Callable[..., ClockClient]",
+    target: str,
+    every: float,
+    sort: str,
+    limit: int,
+    as_json: bool,
+    once: bool,
+    reactor: Any,
+) -> None:
+    from rich.console import Console
+
+    from clockd.top import BROAD, Lines, Look, Page, Screen, json_of, look_again, text_of
+
+    terminal = sys.stdout.isatty()
+    console = Console(force_terminal=terminal, width=None if terminal else BROAD)
+    page = Page(target, limit, sort)
+
+    def show(look: Look) -> None:
+        click.echo(json_of(look) if as_json else text_of(page, look, console), nl=False)
+
+    async with dial(reactor=reactor) as clock, _for_administrators():
+        if once:
+            show(Look(await clock.sessions(limit, sort), time.time()))
+            return
+        live = terminal and not as_json and not console.is_dumb_terminal
+        with Screen(console, page, reactor) if live else Lines(show) as view:
+            await look_again(partial(clock.sessions, limit, sort), view, every, time.time, reactor)
+
+
+async def _kick(dial: "Callable[..., ClockClient]", account: str, reason: str, reactor: Any) -> None:
+    async with dial(reactor=reactor) as clock, _for_administrators():
+        closed = await clock.kick(account, reason)
+    if not closed:
+        raise click.ClickException(f"{account} has no connections")
+    click.echo(f"closed {closed} connection{'' if closed == 1 else 's'} of {account}")
+
+
+@asynccontextmanager
+async def _for_administrators() -> AsyncIterator[None]:
+    """Say how an account comes by the role that a call needs."""
+    from clockd.errors import NotPermitted
+
+    try:
+        yield
+    except NotPermitted as error:
+        raise NotPermitted(
+            f"{error}; the role admin is given with: clockd user add --role admin NAME, "
+            "or to an account that there is by :admin at the end of its line in the users file"
+        ) from error
 
 
 async def _unknown(feed: str, clock: "ClockClient") -> Exception:
