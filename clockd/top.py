@@ -85,7 +85,7 @@ class Page:
 
     def _head(self, look: Look) -> Text:
         all_or_first = "all" if len(look.rows) < self._limit else f"the first {self._limit}"
-        return _line(f"{_time(look.stamp)}  {self._target}  {all_or_first} by {self._sort}")
+        return _line(f"{_time(look.stamp)}  {self._target}  {all_or_first}, by {self._sort}")
 
 
 class Screen:

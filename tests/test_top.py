@@ -147,13 +147,13 @@ class PageTests(SynchronousTestCase):
     def test_above_them_are_the_time_and_the_sums(self):
         rows = [presence(), presence(skipped=4), presence(account="bob", pushes_per_second=0.55)]
         lines = self.lines(rows)
-        self.assertRegex(lines[0], r"^\d\d:\d\d:20  root@localhost  all by skipped$")
+        self.assertRegex(lines[0], r"^\d\d:\d\d:20  root@localhost  all, by skipped$")
         self.assertEqual(lines[1:3], ["3 connections, 2 accounts, 22.6 pushes/s, 10 skipped", ""])
 
     def test_as_many_as_were_asked_for_may_not_be_all(self):
         rows = 3 * [presence()]
-        self.assertIn("the first 3 by account", self.lines(rows, limit=3, sort="account")[0])
-        self.assertIn("all by account", self.lines(rows, limit=4, sort="account")[0])
+        self.assertIn("the first 3, by account", self.lines(rows, limit=3, sort="account")[0])
+        self.assertIn("all, by account", self.lines(rows, limit=4, sort="account")[0])
 
     def test_nobody_is_told_too(self):
         lines = self.lines([])
@@ -184,6 +184,12 @@ class PageTests(SynchronousTestCase):
         line = self.lines(rows)[4]
         for text in ("operations", "192.168.100.200:54321", "time 1 s", "…", "11.0", "1234567", "1.5", "1m05s"):
             self.assertIn(text, line)
+
+    def test_names_and_addresses_of_any_length_leave_room_for_the_rest(self):
+        for account, address in ((64 * "a", "127.0.0.1:40000"), ("alice", 64 * "b"), (64 * "a", 64 * "b")):
+            line = self.lines([presence(account=account, address=address)])[4]
+            self.assertEqual(line.split()[-4:], ["11.0", "3", "1.5", "1m05s"])
+            self.assertIn(" time 1 s,", line)
 
     def test_a_small_terminal_shows_what_it_can(self):
         for lines in range(1, 8):

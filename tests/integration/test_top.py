@@ -116,7 +116,7 @@ def test_once_prints_text_that_is_not_cut(crowd):
     assert (done.returncode, done.stderr) == (0, "")
     lines = done.stdout.splitlines()
     assert len(lines) == 204
-    assert f"{crowd.target}  the first 200 by skipped" in lines[0]
+    assert f"{crowd.target}  the first 200, by skipped" in lines[0]
     assert lines[1] == "200 connections, 200 accounts, 218900.0 pushes/s, 201000 skipped"
     assert r"[bold]mallory\x1b[31m\x9b2J [2001:db8:0:1::0]:40000" in lines[4]
     assert "account-199" in lines[203]
