@@ -15,7 +15,7 @@ import sys
 import time
 from base64 import b64encode
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import AbstractContextManager, asynccontextmanager, contextmanager, nullcontext, suppress
 from datetime import UTC, datetime
 from functools import partial
 from io import TextIOWrapper
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from clockd.config import Config
     from clockd.pipe import Outgoing
     from clockd.service import ClockService
+    from clockd.top import Lines, Screen
     from clockd.values import Reading
 
 DEFAULT_PORT = 8787
@@ -298,8 +299,10 @@ def top(target: str, every: float, sort: str, limit: int, as_json: bool, once: b
       clockd top operator@localhost --json --sort pushes_per_second --secret-file operator.secret
     """
     with one_sentence():
+        from rich.console import Console
+
         from clockd.logs import begin_logging
-        from clockd.top import SORTS
+        from clockd.top import BROAD, SORTS, Lines, Look, Page, Screen, json_of, text_of
 
         if not 0.1 <= every <= 86400:
             raise click.BadParameter("0.1 to 86400 seconds", param_hint="--every")
@@ -307,10 +310,21 @@ def top(target: str, every: float, sort: str, limit: int, as_json: bool, once: b
             raise click.BadParameter(f"{sort!r} is not one of {', '.join(SORTS)}", param_hint="--sort")
         dial = _dialler(target, **login)
         if isinstance(sys.stdout, TextIOWrapper):
-            sys.stdout.reconfigure(errors="backslashreplace")  # of a terminal that is not one of UTF-8
-        begin_logging("text", sys.stderr, "warn" if sys.stdout.isatty() else "info")  # lines would spoil the table
+            sys.stdout.reconfigure(errors="replace")  # of a terminal that is not one of UTF-8; no line grows
+        terminal = sys.stdout is not None and sys.stdout.isatty()
+        console = Console(force_terminal=terminal, width=None if terminal else BROAD)
+        page = Page(target, limit, sort)
+
+        def show(look: Look) -> None:
+            click.echo(json_of(look) if as_json else text_of(page, look, console), nl=False)
+
+        live = terminal and not (as_json or once or console.is_dumb_terminal)
+        begin_logging("text", sys.stderr, "warn" if live else "info")  # lines would spoil the table
+        view: Callable[[Any], AbstractContextManager[Screen | Lines]] = (
+            partial(Screen, console, page) if live else lambda _: nullcontext(Lines(show))
+        )
         with quiet_without_readers():
-            drive(partial(_top, dial, target, every, sort, limit, as_json, once))
+            drive(partial(_top, dial, (limit, sort), view, None if once else every))
 
 
 @main.command()
@@ -682,32 +696,16 @@ async def _publish(dial: "Callable[..., ClockClient]", feed: str, value: object,
 
 async def _top(
     dial: "Callable[..., ClockClient]",
-    target: str,
-    every: float,
-    sort: str,
-    limit: int,
-    as_json: bool,
-    once: bool,
+    wanted: tuple[int, str],
+    view: "Callable[[Any], AbstractContextManager[Screen | Lines]]",
+    every: float | None,
     reactor: Any,
 ) -> None:
-    from rich.console import Console
-
-    from clockd.top import BROAD, Lines, Look, Page, Screen, json_of, look_again, text_of
-
-    terminal = sys.stdout.isatty()
-    console = Console(force_terminal=terminal, width=None if terminal else BROAD)
-    page = Page(target, limit, sort)
-
-    def show(look: Look) -> None:
-        click.echo(json_of(look) if as_json else text_of(page, look, console), nl=False)
+    from clockd.top import look_again
 
     async with dial(reactor=reactor) as clock, _for_administrators():
-        if once:
-            show(Look(await clock.sessions(limit, sort), time.time()))
-            return
-        live = terminal and not as_json and not console.is_dumb_terminal
-        with Screen(console, page, reactor) if live else Lines(show) as view:
-            await look_again(partial(clock.sessions, limit, sort), view, every, time.time, reactor)
+        with view(reactor) as shown:
+            await look_again(partial(clock.sessions, *wanted), shown, every, time.time, reactor)
 
 
 async def _kick(dial: "Callable[..., ClockClient]", account: str, reason: str, reactor: Any) -> None:

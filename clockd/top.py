@@ -6,7 +6,9 @@ is escaped and never read as markup.
 
 import json
 import signal
-from collections.abc import Awaitable, Callable, Sequence
+import termios
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from math import inf
 from types import FrameType, TracebackType
@@ -103,6 +105,7 @@ class Screen:
         self._reactor = reactor
         self._look: Look | None = None
         self._trouble = ""
+        self._leave = ExitStack()
         self._live = Live(
             console=console,
             screen=True,
@@ -113,15 +116,19 @@ class Screen:
         )
 
     def __enter__(self) -> Self:
-        self._resized_before = signal.signal(signal.SIGWINCH, self._resized)
-        self._live.start(refresh=True)
+        with ExitStack() as leave:
+            if self._console.file.isatty():
+                leave.enter_context(silent(self._console.file.fileno()))
+            leave.callback(signal.signal, signal.SIGWINCH, signal.signal(signal.SIGWINCH, self._resized))
+            leave.callback(self._live.stop)
+            self._live.start(refresh=True)
+            self._leave = leave.pop_all()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._live.stop()
-        signal.signal(signal.SIGWINCH, self._resized_before)
+        self._leave.close()
 
     def show(self, look: Look) -> None:
         """Draw a look."""
@@ -153,16 +160,21 @@ class Lines:
     def __init__(self, show: Callable[[Look], None]) -> None:
         self.show = show
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        pass
-
     def miss(self) -> None:
         """Print nothing; the client's log says that it connects again."""
+
+
+@contextmanager
+def silent(descriptor: int) -> Iterator[None]:
+    """Have a terminal neither show what is typed, over what is drawn, nor suspend us; what was typed is forgotten."""
+    before, meanwhile = termios.tcgetattr(descriptor), termios.tcgetattr(descriptor)
+    meanwhile[3] &= ~termios.ECHO
+    meanwhile[6][termios.VSUSP] = b"\0"  # no character does
+    termios.tcsetattr(descriptor, termios.TCSANOW, meanwhile)
+    try:
+        yield
+    finally:
+        termios.tcsetattr(descriptor, termios.TCSAFLUSH, before)
 
 
 def text_of(page: Page, look: Look, console: Console) -> str:
@@ -180,7 +192,7 @@ def json_of(look: Look) -> str:
 async def look_again(
     ask: Callable[[], Awaitable[list[Presence]]],
     view: Screen | Lines,
-    every: float,
+    every: float | None,
     now: Callable[[], float],
     reactor: Any,
 ) -> None:
@@ -189,22 +201,27 @@ async def look_again(
     Args:
         ask: Asks the server.
         view: Where it is shown.
-        every: Seconds between an answer and the next question.
+        every: Seconds between an answer and the next question; None to look once.
         now: The wall clock.
         reactor: Where time passes.
 
     Raises:
         Refused: The server does not answer such a question.
+        NotConnected: It was to be looked once, and there was no answer.
     """
     while True:
         impatient = reactor.callLater(PATIENCE_SECONDS, view.miss)
         try:
             view.show(Look(await ask(), now()))
         except NotConnected:
+            if every is None:
+                raise
             view.miss()
         finally:
             if impatient.active():
                 impatient.cancel()
+        if every is None:
+            return
         await deferLater(reactor, every)
 
 

@@ -2,7 +2,9 @@ import io
 import json
 import math
 import os
+import pty
 import signal
+import termios
 
 from doubles import EPOCH, SECRET, Network
 from rich.console import Console
@@ -14,7 +16,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from clockd.client import ClockClient, Presence
 from clockd.errors import NotConnected, NotPermitted, ServerFault
-from clockd.top import BROAD, PATIENCE_SECONDS, SORTS, Lines, Look, Page, Screen, json_of, look_again, text_of
+from clockd.top import BROAD, PATIENCE_SECONDS, SORTS, Lines, Look, Page, Screen, json_of, look_again, silent, text_of
 
 ROW = {
     "account": "alice",
@@ -241,6 +243,20 @@ class Reactor:
         call()
 
 
+class SilentTests(SynchronousTestCase):
+    def test_what_is_typed_is_not_shown_until_it_is_left(self):
+        ours, its = pty.openpty()
+        self.addCleanup(os.close, ours)
+        self.addCleanup(os.close, its)
+        before = termios.tcgetattr(its)
+        with self.assertRaises(ZeroDivisionError), silent(its):
+            meanwhile = termios.tcgetattr(its)
+            self.assertEqual((meanwhile[3] & termios.ECHO, meanwhile[6][termios.VSUSP]), (0, b"\0"))
+            self.assertTrue(meanwhile[3] & termios.ISIG)
+            raise ZeroDivisionError
+        self.assertEqual(termios.tcgetattr(its), before)
+
+
 class ScreenTests(SynchronousTestCase):
     def setUp(self):
         self.file = io.StringIO()
@@ -307,8 +323,8 @@ class LookAgainTests(SynchronousTestCase):
         self.answers = []
         self.asked = 0
 
-    def begin(self):
-        self.done = Deferred.fromCoroutine(look_again(self.ask, self.view, 5, lambda: EPOCH, self.clock))
+    def begin(self, every=5):
+        self.done = Deferred.fromCoroutine(look_again(self.ask, self.view, every, lambda: EPOCH, self.clock))
         self.addCleanup(self.done.addErrback, lambda _: None)
         self.addCleanup(self.done.cancel)
 
@@ -342,6 +358,14 @@ class LookAgainTests(SynchronousTestCase):
         self.assertEqual(self.view.seen, ["miss"])
         self.clock.advance(5)
         self.assertEqual(self.view.seen, ["miss", Look([], EPOCH)])
+
+    def test_to_look_once_is_to_ask_once(self):
+        for answer, end in ((succeed([]), None), (fail(NotConnected("the connection was lost")), NotConnected)):
+            self.answers, self.view.seen[:] = [answer], []
+            self.begin(every=None)
+            self.assertIsNone(self.successResultOf(self.done)) if end is None else self.failureResultOf(self.done, end)
+            self.assertEqual(self.view.seen, [Look([], EPOCH)] if end is None else [])
+            self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_a_refusal_ends_it(self):
         self.answers = [fail(NotPermitted("not you"))]

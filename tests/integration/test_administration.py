@@ -5,6 +5,7 @@ import json
 import os
 import pty
 import re
+import shlex
 import signal
 import struct
 import subprocess
@@ -14,7 +15,7 @@ import threading
 from contextlib import suppress
 
 import pytest
-from processes import CLOCKD, HERE, SECONDS, STARTED, Program, Server, clockd, eventually, free_port
+from processes import CLOCKD, HERE, SECONDS, STARTED, Program, Server, clockd, eventually, free_port, run
 
 from clockd.users import add_account
 
@@ -73,6 +74,9 @@ class Terminal:
             while more := os.read(self._end, 65536):
                 data += more
                 self.text = data.decode("utf-8", "replace")
+
+    def type(self, text):
+        os.write(self._end, text.encode())
 
     def resize(self, columns, lines):
         fcntl.ioctl(self._end, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
@@ -166,6 +170,7 @@ def test_on_a_terminal_it_fits_is_drawn_anew_and_leaves_it_clean(crowd):
     assert screen[23].startswith("… 181 more; ")
     assert r"[bold]mallor… [2001:db8" in screen[4]
     assert "greenhouse" not in "\n".join(screen)
+    terminal.type("q\r")
     terminal.resize(150, 12)
     terminal.wait_for("… 193 more; ")
     terminal.wait_for("greenhouse.north 86400 s, x 0.01 s")
@@ -174,6 +179,7 @@ def test_on_a_terminal_it_fits_is_drawn_anew_and_leaves_it_clean(crowd):
     assert terminal.text.startswith(ENTER)
     assert terminal.text.endswith(LEAVE)
     assert "\x1b[31m\x9b" not in terminal.text
+    assert "q" not in terminal.text
 
 
 def test_a_terminal_that_can_nothing_gets_text(crowd):
@@ -183,17 +189,35 @@ def test_a_terminal_that_can_nothing_gets_text(crowd):
     assert "\x1b" not in terminal.text
 
 
+def test_a_terminal_of_few_letters_is_drawn_as_well(crowd):
+    terminal = Terminal("top", crowd.target, environment={"PYTHONIOENCODING": "ascii"})
+    terminal.wait_for("? 81 more; ")
+    assert [len(line) for line in terminal.screen] == 24 * [80]
+    assert terminal.ended(signal.SIGINT) == 0
+
+
+def test_without_a_standard_output_there_is_nothing_to_be_said(crowd):
+    script = f"exec {shlex.join(CLOCKD)} top {crowd.target} --once >&-"
+    done = run("bash", "-c", script, environment=SECRET)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_it_goes_on_when_the_server_is_back():
     first = Crowd(3, port=free_port())
     terminal = Terminal("top", first.target, "--every", "0.1")
     terminal.wait_for("3 connections")
+    lines = Terminal("top", first.target, "--every", "0.1", "--json")
+    lines.wait_for("account-002")
     first.end(signal.SIGKILL)
     terminal.wait_for("no answer from the server; it was like this at ")
+    lines.wait_for("not connected; connecting again")
     terminal.wait_for("account-002")
     second = Crowd(4, port=first.port)
     terminal.wait_for("4 connections")
     assert "no answer" not in "\n".join(terminal.screen)
-    assert terminal.ended(signal.SIGINT) == 0
+    lines.wait_for("account-003")
+    assert (terminal.ended(signal.SIGINT), lines.ended(signal.SIGINT)) == (0, 0)
+    assert "connecting again" not in terminal.text
     second.end(signal.SIGKILL)
 
 
