@@ -14,8 +14,8 @@ import signal
 import sys
 import time
 from base64 import b64encode
-from collections.abc import Callable, Coroutine, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from contextlib import AbstractContextManager, asynccontextmanager, contextmanager, nullcontext, suppress
 from datetime import UTC, datetime
 from functools import partial
 from io import TextIOWrapper
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from clockd.config import Config
     from clockd.pipe import Outgoing
     from clockd.service import ClockService
+    from clockd.top import Lines, Screen
     from clockd.values import Reading
 
 DEFAULT_PORT = 8787
@@ -75,6 +76,7 @@ def main() -> None:
       clockd serve                                  listen on 127.0.0.1:8787, metrics on 127.0.0.1:9464
       clockd watch alice@localhost --period 0.5     print the time as it is pushed
       clockd publish alice@localhost load 0.7       put a value of a feed in force
+      clockd top operator@localhost                 see who is connected, as an administrator
 
     Exit codes: 0 done, 1 it could not be done, 2 a mistake in the command line, configuration or users file.
     """
@@ -267,6 +269,92 @@ def publish(target: str, feed: str | None, value: str | None, **login: Any) -> N
         sys.exit(1 if counts.get("refused") else 0)
 
 
+@main.command()
+@click.argument("target", metavar="[NAME@]HOST[:PORT]")
+@click.option("--every", type=float, default=2.0, show_default=True, help="Seconds between two looks.")
+@click.option(
+    "--sort",
+    metavar="KEY",
+    default="skipped",
+    show_default=True,
+    help="A key of --json but periods; the largest first, names and addresses in their order.",
+)
+@click.option("--limit", type=click.IntRange(1, 200), default=100, show_default=True, help="Connections at most.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line, for each connection and look.")
+@click.option("--once", is_flag=True, help="Look once, and end.")
+@login_options
+def top(target: str, every: float, sort: str, limit: int, as_json: bool, once: bool, **login: Any) -> None:
+    """Show who is connected, what they are pushed and how they keep up, until Ctrl-C.
+
+    The account that logs in needs the role admin: clockd user add --role admin. The login is that of `clockd watch`.
+
+    A line has the account, its address, the period of each feed, pushes per second, pushes that were due and skipped,
+    the time that the latest answer took in milliseconds, and the age of the connection. Above it are the time of the
+    look and the sums over the connections that were asked for; of those that do not fit into the terminal the last
+    line tells how many they are. Without a terminal each look is printed as text, and nothing is cut.
+
+    While the server is away the table says so; it goes on when the server is back.
+
+    \b
+    Examples:
+      clockd top operator@localhost
+      clockd top operator@localhost --sort acknowledgement_seconds --limit 20 --every 10
+      clockd top operator@localhost --once --secret-file operator.secret | grep alice
+      clockd top operator@localhost --json --sort pushes_per_second --secret-file operator.secret
+    """
+    with one_sentence():
+        from rich.console import Console
+
+        from clockd.logs import begin_logging
+        from clockd.top import BROAD, SORTS, Lines, Look, Page, Screen, json_of, text_of
+
+        if not 0.1 <= every <= 86400:
+            raise click.BadParameter("0.1 to 86400 seconds", param_hint="--every")
+        if sort not in SORTS:
+            raise click.BadParameter(f"{sort!r} is not one of {', '.join(SORTS)}", param_hint="--sort")
+        dial = _dialler(target, **login)
+        if isinstance(sys.stdout, TextIOWrapper):
+            sys.stdout.reconfigure(errors="replace")  # of a terminal that is not one of UTF-8; no line grows
+        terminal = sys.stdout is not None and sys.stdout.isatty()
+        console = Console(force_terminal=terminal, width=None if terminal else BROAD)
+        page = Page(target, limit, sort)
+
+        def show(look: Look) -> None:
+            click.echo(json_of(look) if as_json else text_of(page, look, console), nl=False)
+
+        live = terminal and not (as_json or once or console.is_dumb_terminal)
+        begin_logging("text", sys.stderr, "warn" if live else "info")  # lines would spoil the table
+        view: Callable[[Any], AbstractContextManager[Screen | Lines]] = (
+            partial(Screen, console, page) if live else lambda _: nullcontext(Lines(show))
+        )
+        with quiet_without_readers():
+            drive(partial(_top, dial, (limit, sort), view, None if once else every))
+
+
+@main.command()
+@click.argument("target", metavar="[NAME@]HOST[:PORT]")
+@click.argument("account")
+@click.option("--reason", default="by an administrator", show_default=True, help="What its clients are told.")
+@login_options
+def kick(target: str, account: str, reason: str, **login: Any) -> None:
+    """Close all connections of an account, and print how many there were; exits 1 if there were none.
+
+    The account that logs in needs the role admin: clockd user add --role admin. The login is that of `clockd watch`.
+
+    Nothing keeps the account from logging in again: `clockd user remove` does, and closes its connections, too.
+
+    \b
+    Examples:
+      clockd kick operator@localhost alice
+      clockd kick operator@localhost alice --reason "asks for too much" --secret-file operator.secret
+    """
+    with one_sentence():
+        from clockd.logs import begin_logging
+
+        begin_logging("text", sys.stderr)
+        drive(partial(_kick, _dialler(target, **login), account, reason))
+
+
 @main.group()
 def user() -> None:
     """Make, change and list the accounts of a users file.
@@ -279,16 +367,21 @@ def user() -> None:
 @click.argument("name")
 @users_option
 @password_option
-def add(name: str, users: Path | None, password_stdin: bool) -> None:
+@click.option("--role", type=click.Choice(["admin"]), help="May see and close connections: clockd top, clockd kick.")
+def add(name: str, users: Path | None, password_stdin: bool, role: str | None) -> None:
     """Make an account, and the users file if there is none; print the account's secret, once.
 
     With --password-stdin the account has a password instead, and nothing is printed. Passwords are taken over TLS, a
     Unix socket or loopback only.
 
+    An account that there is becomes an administrator's when its line in the users file is made to end in :admin, and
+    ceases to be one when that is removed.
+
     \b
     Examples:
       clockd user add --users users alice
       clockd user add --users users bob --password-stdin < bob.password
+      clockd user add --users users operator --role admin
     """
     with one_sentence():
         from clockd.users import add_account, add_password_account, remove_account
@@ -296,9 +389,9 @@ def add(name: str, users: Path | None, password_stdin: bool) -> None:
         if password_stdin:
             from clockd.passwords import new_hasher
 
-            add_password_account(_users(users), name, _password(), new_hasher().hash)
+            add_password_account(_users(users), name, _password(), new_hasher().hash, admin=role == "admin")
             return
-        secret = add_account(_users(users), name)
+        secret = add_account(_users(users), name, admin=role == "admin")
         try:
             click.echo(secret)
         except OSError:
@@ -313,7 +406,8 @@ def add(name: str, users: Path | None, password_stdin: bool) -> None:
 def passwd(name: str, users: Path | None, password_stdin: bool) -> None:
     """Give an account a new secret and print it, once; the old one is good for no login any more.
 
-    With --password-stdin the account has that password instead. What an account had before, secret or password, ends.
+    With --password-stdin the account has that password instead. What an account had before, secret or password, ends;
+    its role stays.
     """
     with one_sentence():
         from clockd.users import change_password, renew_secret
@@ -340,14 +434,14 @@ def remove(name: str, users: Path | None) -> None:
 @user.command("list")
 @users_option
 def list_(users: Path | None) -> None:
-    """Print all accounts, a line each: the name, and how it proves itself, `secret` or `password`."""
+    """Print all accounts, a line each: the name, how it proves itself, `secret` or `password`, and its role if any."""
     with one_sentence():
         from clockd.users import UsersFile
 
         file = UsersFile(_users(users))
         file.load()
         for account in file.accounts():
-            click.echo(f"{account.name} {account.kind}")
+            click.echo(f"{account.name} {account.kind} {account.role}".rstrip())
 
 
 @main.command()
@@ -607,6 +701,42 @@ async def _publish(dial: "Callable[..., ClockClient]", feed: str, value: object,
             click.echo(await clock.publish(feed, value))
         except UnknownFeed as error:
             raise await _unknown(feed, clock) from error
+
+
+async def _top(
+    dial: "Callable[..., ClockClient]",
+    wanted: tuple[int, str],
+    view: "Callable[[Any], AbstractContextManager[Screen | Lines]]",
+    every: float | None,
+    reactor: Any,
+) -> None:
+    from clockd.top import look_again
+
+    async with dial(reactor=reactor) as clock, _for_administrators():
+        with view(reactor) as shown:
+            await look_again(partial(clock.sessions, *wanted), shown, every, time.time, reactor)
+
+
+async def _kick(dial: "Callable[..., ClockClient]", account: str, reason: str, reactor: Any) -> None:
+    async with dial(reactor=reactor) as clock, _for_administrators():
+        closed = await clock.kick(account, reason)
+    if not closed:
+        raise click.ClickException(f"{account} has no connections")
+    click.echo(f"closed {closed} connection{'' if closed == 1 else 's'} of {account}")
+
+
+@asynccontextmanager
+async def _for_administrators() -> AsyncIterator[None]:
+    """Say how an account comes by the role that a call needs."""
+    from clockd.errors import NotPermitted
+
+    try:
+        yield
+    except NotPermitted as error:
+        raise NotPermitted(
+            f"{error}; the role admin is given with: clockd user add --role admin NAME, "
+            "or to an account that there is by :admin at the end of its line in the users file"
+        ) from error
 
 
 async def _unknown(feed: str, clock: "ClockClient") -> Exception:

@@ -33,9 +33,10 @@ from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from functools import partial
 from types import TracebackType
-from typing import Any, NoReturn, Self, TypeVar
+from typing import Annotated, Any, NoReturn, Self, TypeVar
 from weakref import WeakSet
 
+from msgspec import Meta, Struct, ValidationError, convert
 from twisted.application.internet import backoffPolicy
 from twisted.cred.credentials import UsernamePassword
 from twisted.internet.defer import CancelledError, Deferred, DeferredList, succeed
@@ -73,7 +74,7 @@ from clockd.logs import printable
 from clockd.values import FEED_NAME, NOTICES, Reading, is_deadband, is_period
 from clockd.wire import ValueEncoder
 
-__all__ = ["ClientTLS", "ClockClient", "Samples", "connect"]
+__all__ = ["ClientTLS", "ClockClient", "Presence", "Samples", "connect"]
 
 T = TypeVar("T")
 
@@ -308,6 +309,41 @@ class ClockClient:
         """
         return Either(Deferred.fromCoroutine(self._feed_names()))
 
+    def sessions(self, limit: int = 100, sort: str = "skipped") -> Either[list["Presence"]]:
+        """Ask who is connected.
+
+        Args:
+            limit: How many to tell of at most, 1 to 200.
+            sort: The attribute of `Presence` by which they are sorted, any but `periods`: the largest first, but for
+                `account` and `address`.
+
+        Returns:
+            To be awaited: the connections.
+
+        Raises:
+            NotPermitted: The account has not the role `admin`.
+            InvalidValue: The limit or the key is something else.
+            NotConnected: As for `setperiod`.
+        """
+        return Either(Deferred.fromCoroutine(self._sessions(limit, sort)))
+
+    def kick(self, account: str, reason: str) -> Either[int]:
+        """Close all connections of an account; nothing keeps it from coming back.
+
+        Args:
+            account: Its name.
+            reason: What its clients are told.
+
+        Returns:
+            To be awaited: how many were closed.
+
+        Raises:
+            NotPermitted: The account that asks has not the role `admin`.
+            InvalidValue: The name or the reason is none.
+            NotConnected: As for `setperiod`.
+        """
+        return Either(Deferred.fromCoroutine(self._kick(account, reason)))
+
     async def _run(self) -> None:
         """Keep a session, until a refusal that will not pass, a notice that ends it, or `_close`."""
         try:
@@ -514,6 +550,18 @@ class ClockClient:
             raise ServerFault("the server answered with what are no names of feeds")
         return names
 
+    async def _sessions(self, limit: int, sort: str) -> list["Presence"]:
+        try:
+            return convert(await self._call("sessions", limit, sort), list[Presence])
+        except ValidationError as error:
+            raise ServerFault("the server answered with what are no sessions") from error
+
+    async def _kick(self, account: str, reason: str) -> int:
+        closed = await self._call("kick", account, reason)
+        if type(closed) is not int or closed < 0:
+            raise ServerFault("the server answered with what is no number of connections")
+        return closed
+
     async def _call(self, method: str, *arguments: object) -> Any:
         """Call the server, on the next connection if there is none now."""
         session = self._session
@@ -587,6 +635,32 @@ class ClockClient:
         for interest in self._feeds.values():
             interest.end(error)
         self._wake()
+
+
+Amount = Annotated[float, Meta(ge=0, le=1e12)]
+"""A number that can be shown: not NaN, for one."""
+
+
+class Presence(Struct, frozen=True):
+    """One connection to the server, as an administrator is told of it.
+
+    Attributes:
+        account: Its account.
+        address: From where.
+        periods: By the feed that it has subscribed to, in seconds.
+        pushes_per_second: What it has been pushed lately.
+        skipped: Pushes that were due and not written.
+        acknowledgement_seconds: From a push that asked for an answer to the answer, the last time; None before.
+        connected_since: When it logged in, Unix seconds by the server's clock.
+    """
+
+    account: str
+    address: str
+    periods: dict[str, Amount]
+    pushes_per_second: Amount
+    skipped: Annotated[int, Meta(ge=0)]
+    acknowledgement_seconds: Amount | None
+    connected_since: Amount
 
 
 class _Interest:

@@ -5,6 +5,8 @@ It is text: a line `key:HEX` made with the file, and one line an account.
     NAME:secret:HEX           HEX is `md5(secret)`
     NAME:password:SALT:HASH   HASH is the argon2id hash of the one response that fits the challenge SALT
 
+A line that ends in `:admin` is an administrator's.
+
 PB's login is a challenge whose response is `md5(md5(secret) + challenge)`. To check the response to a fresh challenge
 the server needs `md5(secret)`, and that is all one needs to log in: the file is guarded like a private key. What makes
 that tolerable is that a secret is 128 random bits, made here and never chosen by a person. A password is chosen by a
@@ -23,6 +25,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from hashlib import md5
 from pathlib import Path
+from typing import Literal
 
 from twisted.logger import Logger
 
@@ -43,7 +46,7 @@ _HASH = (  # what argon2 itself writes, for a salt of 16 bytes and a hash of 32;
 )
 _LINE = re.compile(
     rf"(?P<name>{_NAME.pattern}):(?:secret:(?P<verifier>[0-9a-f]{{32}})"
-    rf"|password:(?P<salt>[0-9a-f]{{32}}):(?P<hash>{_HASH}))"
+    rf"|password:(?P<salt>[0-9a-f]{{32}}):(?P<hash>{_HASH}))(?P<admin>:admin)?"
 )
 _KEY = re.compile(r"key:([0-9a-f]{64})")
 
@@ -164,8 +167,13 @@ class UsersFile:
             self._log.info("{path}: read again, {count} accounts", path=str(self.path), count=len(self._accounts))
 
 
-def add_account(path: Path, name: str) -> str:
+def add_account(path: Path, name: str, *, admin: bool = False) -> str:
     """Make a secret account, and the users file if it is absent.
+
+    Args:
+        path: The users file.
+        name: The account.
+        admin: Whether it has the role `admin`.
 
     Returns:
         The secret: 128 random bits in 22 URL-safe characters, stored nowhere.
@@ -174,11 +182,13 @@ def add_account(path: Path, name: str) -> str:
         UsersFileError: The name is taken or not allowed, or the file cannot be read or written.
     """
     secret, rest = _new_secret()
-    _add(path, name, rest)
+    _add(path, name, rest, admin=admin)
     return secret
 
 
-def add_password_account(path: Path, name: str, password: bytes, make_hash: Callable[[bytes], str]) -> None:
+def add_password_account(
+    path: Path, name: str, password: bytes, make_hash: Callable[[bytes], str], *, admin: bool = False
+) -> None:
     """Make an account with a password, and the users file if it is absent.
 
     Args:
@@ -186,15 +196,16 @@ def add_password_account(path: Path, name: str, password: bytes, make_hash: Call
         name: The account.
         password: Chosen by a person.
         make_hash: Returns the argon2id hash of a response.
+        admin: Whether it has the role `admin`.
 
     Raises:
         UsersFileError: As `add_account` does.
     """
-    _add(path, name, _password(password, make_hash))
+    _add(path, name, _password(password, make_hash), admin=admin)
 
 
 def renew_secret(path: Path, name: str) -> str:
-    """Give an account a new secret; the old one, or its password, ends.
+    """Give an account a new secret; the old one, or its password, ends, and its role stays.
 
     Returns:
         The secret, as `add_account` does.
@@ -208,7 +219,7 @@ def renew_secret(path: Path, name: str) -> str:
 
 
 def change_password(path: Path, name: str, password: bytes, make_hash: Callable[[bytes], str]) -> None:
-    """Give an account a password, as `add_password_account` does; the old one, or its secret, ends.
+    """Give an account a password, as `add_password_account` does; the old one, or its secret, ends, and its role stays.
 
     Raises:
         UsersFileError: As `renew_secret` does.
@@ -239,20 +250,21 @@ def _password(password: bytes, make_hash: Callable[[bytes], str]) -> str:
     return f"password:{salt.hex()}:{make_hash(response_to(salt, digest(password)))}"
 
 
-def _add(path: Path, name: str, rest: str) -> None:
+def _add(path: Path, name: str, rest: str, *, admin: bool) -> None:
     with _changing(path, create=True) as lines:
         _check_name(path, name)
         if name in lines:
             raise UsersFileError(
                 f"{path}: there is an account {name} already; for a new secret use: clockd user passwd {name}"
             )
-        lines[name] = f"{name}:{rest}"
+        lines[name] = f"{name}:{rest}{':admin' if admin else ''}"
 
 
 def _change(path: Path, name: str, rest: str) -> None:
     with _changing(path) as lines:
         _expect(path, lines, name)
-        lines[name] = f"{name}:{rest}"
+        role = ":admin" if lines[name].endswith(":admin") else ""
+        lines[name] = f"{name}:{rest}{role}"
 
 
 def _check_name(path: Path, name: str) -> None:
@@ -326,14 +338,15 @@ def _parse(path: Path, lines: list[str]) -> tuple[bytes, dict[str, Account]]:
                 raise UsersFileError(f"{path}:{number}: no account can be named {name}; remove the line")
             if name in accounts:
                 raise UsersFileError(f"{path}:{number}: a second account {name}; remove one of the lines")
+            role: Literal["", "admin"] = "admin" if found["admin"] else ""
             if found["hash"] is None:
-                accounts[name] = Account(name, "secret", bytes.fromhex(found["verifier"]))
+                accounts[name] = Account(name, "secret", bytes.fromhex(found["verifier"]), role=role)
             else:
-                accounts[name] = Account(name, "password", found["hash"].encode(), bytes.fromhex(found["salt"]))
+                accounts[name] = Account(name, "password", found["hash"].encode(), bytes.fromhex(found["salt"]), role)
         else:
             raise UsersFileError(
                 f"{path}:{number}: a broken line; it is NAME:secret:HEX or NAME:password:SALT:HASH, "
-                "as clockd user writes it"
+                "and :admin after it if that is the account's role, as clockd user writes it"
             )
     if key is None:
         raise UsersFileError(f"{path}: has no line key: and 64 hexadecimal digits; was it made by: clockd user add?")

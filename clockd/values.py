@@ -88,6 +88,7 @@ class Account(Struct, frozen=True):
         verifier: For a secret account `md5(secret)`, 16 bytes, as PB's challenge needs it; for a password account the
             argon2id hash of the response to its salt.
         salt: For a password account what it is asked at each login, 16 bytes.
+        role: What it may do beside what every account may; an `admin` sees and closes connections.
     """
 
     name: str

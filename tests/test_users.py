@@ -1,3 +1,4 @@
+import contextlib
 import os
 import resource
 from concurrent.futures import ThreadPoolExecutor
@@ -6,6 +7,8 @@ from threading import Barrier
 
 from argon2 import PasswordHasher
 from argon2.exceptions import VerifyMismatchError
+from hypothesis import given, settings
+from hypothesis.strategies import lists, sampled_from, tuples
 from twisted.logger import LogLevel, capturedLogs
 from twisted.spread import pb
 from twisted.trial.unittest import SynchronousTestCase
@@ -28,6 +31,18 @@ ALICE = "alice:secret:" + 16 * "a1" + "\n"
 BOB = "bob:secret:" + 16 * "b0" + "\n"
 HASH = "$argon2id$v=19$m=65536,t=3,p=4$+L5BG0hCNDwxv46+l/72Wg$ChsfhiXvGsUIOMh3QwFc1gyDJHnjW1YeuXhm5aWOu1E"
 CAROL = "carol:password:" + 16 * "c0" + ":" + HASH + "\n"
+ADMIN = "root:secret:" + 16 * "d0" + ":admin\n"
+BROKEN_ROLES = (
+    ":",
+    ":Admin",
+    ":root",
+    ":admin:",
+    ":admin:admin",
+    ":admin ",
+    ": admin",
+    "admin",
+    ":adm\N{LATIN SMALL LETTER DOTLESS I}n",
+)
 CHEAP = PasswordHasher(1, 1024, 1)
 
 
@@ -79,6 +94,12 @@ class LoadingTests(UsersCase):
         self.assertIsNone(users.account("dave"))
         self.assertEqual(users.accounts(), [users.account(name) for name in ("alice", "bob", "carol")])
 
+    def test_a_line_that_ends_in_admin_is_an_administrator_s(self):
+        users = self.loaded(KEY + ALICE + ADMIN + CAROL.replace("\n", ":admin\n"))
+        self.assertEqual([account.role for account in users.accounts()], ["", "admin", "admin"])
+        self.assertEqual(users.account("root").verifier, bytes.fromhex(16 * "d0"))
+        self.assertEqual(users.account("carol").verifier, HASH.encode())
+
     def test_names_are_told_sorted(self):
         self.assertEqual(names(self.loaded(BOB + KEY + ALICE)), ["alice", "bob"])
 
@@ -125,6 +146,12 @@ class LoadingTests(UsersCase):
             f"{'a' * 65}:secret:{hexes}",
             "# a comment",
             "key:5a",
+            *(f"bob:secret:{hexes}{end}" for end in BROKEN_ROLES),
+            *(f"bob:password:{hexes}:{HASH}{end}" for end in BROKEN_ROLES),
+            "bob:admin",
+            "bob:secret:admin",
+            f"bob:password:{hexes}:admin",
+            f"key:{32 * '5a'}:admin",
         ):
             self.write(KEY + ALICE + line + "\n")
             self.assert_refused(":3: a broken line", UsersFile(self.path).load)
@@ -232,6 +259,12 @@ class ReadingAgainTests(UsersCase):
     def test_an_account_that_was_removed_is_gone(self):
         self.write(KEY + BOB)
         self.assertIsNone(self.users.account("alice"))
+
+    def test_a_role_that_was_given_or_taken_away_is_in_force_at_once(self):
+        for text, role in ((ALICE.replace("\n", ":admin\n"), "admin"), (ALICE, "")):
+            self.write(KEY + text)
+            self.assertEqual(self.users.account("alice").role, role)
+        self.assertEqual(self.users.refresh(), frozenset())
 
     def test_a_change_that_keeps_the_size_is_seen(self):
         self.path.write_text(KEY + ALICE.replace("a1", "a2"))
@@ -348,6 +381,7 @@ class ImitationTests(UsersCase):
         self.assertEqual(len(secrets) + len(passwords), 1000)
         self.assertEqual({(len(each.verifier), len(each.salt)) for each in secrets}, {(16, 0)})
         self.assertEqual({(each.verifier, len(each.salt)) for each in passwords}, {(b"", 16)})
+        self.assertEqual({each.role for each in imitations}, {""})
         self.assertEqual(len({each.salt for each in passwords}), len(passwords))
         self.assertEqual(len({each.verifier for each in secrets}), len(secrets))
 
@@ -460,6 +494,46 @@ class ChangingTests(UsersCase):
         change_password(self.path, "alice", b"hunter2", CHEAP.hash)
         self.assertEqual((self.proves("alice", secret), self.fits("alice", b"hunter2")), (False, True))
         self.assertTrue(self.proves("alice", renew_secret(self.path, "alice")))
+
+    def test_an_account_is_made_with_a_role(self):
+        add_account(self.path, "root", admin=True)
+        add_password_account(self.path, "carol", b"hunter2", CHEAP.hash, admin=True)
+        add_account(self.path, "alice")
+        self.assertEqual([account.role for account in self.read().accounts()], ["", "admin", "admin"])
+        self.assertTrue(self.fits("carol", b"hunter2"))
+
+    @settings(max_examples=30, deadline=None)
+    @given(
+        lists(
+            tuples(
+                sampled_from(["a", "b", "c"]),
+                sampled_from(["add", "add admin", "add password", "renew", "password", "remove"]),
+            ),
+            max_size=12,
+        )
+    )
+    def test_a_role_stays_whatever_is_changed(self, changes):
+        with contextlib.suppress(FileNotFoundError):
+            self.path.unlink()
+        add_account(self.path, "root", admin=True)
+        roles = {"root": "admin"}
+        for name, change in changes:
+            with contextlib.suppress(UsersFileError):  # there is one already, or none
+                match change:
+                    case "add" | "add admin":
+                        add_account(self.path, name, admin=change == "add admin")
+                        roles[name] = "admin" if change == "add admin" else ""
+                    case "add password":
+                        add_password_account(self.path, name, b"hunter2", lambda _: HASH)
+                        roles[name] = ""
+                    case "renew":
+                        renew_secret(self.path, name)
+                    case "password":
+                        change_password(self.path, name, b"hunter2", lambda _: HASH)
+                    case "remove":
+                        remove_account(self.path, name)
+                        del roles[name]
+            self.assertEqual({account.name: account.role for account in self.read().accounts()}, roles)
 
     def test_passwords_are_refused_where_secrets_are(self):
         hunter = (b"hunter2", CHEAP.hash)

@@ -75,8 +75,19 @@ def test_accounts_are_made_renewed_listed_and_removed(tmp_path):
     says(clockd("user", "list", "--users", "other", cwd=tmp_path), 2, "clockd user add --users other NAME")
 
 
-def with_password(command, name, password, folder):
-    return clockd("user", command, name, "--password-stdin", stdin=password, cwd=folder)
+def test_a_role_is_given_listed_and_kept(tmp_path):
+    assert len(clockd("user", "add", "root", "--role", "admin", cwd=tmp_path).stdout.strip()) == 22
+    assert with_password("add", "carol", "hunter2\n", tmp_path, "--role", "admin").returncode == 0
+    clockd("user", "add", "alice", cwd=tmp_path)
+    assert clockd("user", "list", cwd=tmp_path).stdout == "alice secret\ncarol password admin\nroot secret admin\n"
+    clockd("user", "passwd", "carol", cwd=tmp_path)
+    with_password("passwd", "root", "hunter3\n", tmp_path)
+    assert clockd("user", "list", cwd=tmp_path).stdout == "alice secret\ncarol secret admin\nroot password admin\n"
+    says(clockd("user", "add", "bob", "--role", "root", cwd=tmp_path), 2, "'root' is not 'admin'")
+
+
+def with_password(command, name, password, folder, *options):
+    return clockd("user", command, name, "--password-stdin", *options, stdin=password, cwd=folder)
 
 
 def test_an_account_has_a_password_where_one_is_given(tmp_path):
@@ -163,6 +174,7 @@ def test_check_finds_good_what_can_be_served(tmp_path, users):
         ("alice:secret:" + "0" * 32, ":3: a second account alice"),
         ("key:" + "0" * 64, ":3: a second key"),
         ("bob:secret:xyz", ":3: a broken line"),
+        ("bob:secret:" + "0" * 32 + ":amdin", ":3: a broken line"),
     ],
 )
 def test_a_broken_users_file_is_named_by_line(users, line, message):

@@ -1,0 +1,274 @@
+"""Who is connected, looked at again and again: on a terminal a table that is drawn anew, elsewhere text or JSON.
+
+Rules of this module: it asks through what it is handed, and knows no server; what others chose, names and addresses,
+is escaped and never read as markup.
+"""
+
+import json
+import signal
+import termios
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from datetime import UTC, datetime
+from math import inf
+from types import FrameType, TracebackType
+from typing import Any, NamedTuple, Self
+
+from msgspec import to_builtins
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+from twisted.internet.task import deferLater
+
+from clockd.client import Presence
+from clockd.errors import NotConnected
+from clockd.logs import printable
+
+SORTS = tuple(name for name in Presence.__struct_fields__ if name != "periods")
+"""What they can be sorted by."""
+
+PATIENCE_SECONDS = 2.0
+"""A server that takes longer to answer is said not to."""
+
+BROAD = 100_000
+"""Columns of what is no terminal, where nothing is cut."""
+
+LETTERS = 10_000
+"""Longest cell."""
+
+HEAD = 4
+"""Lines above the first connection."""
+
+
+class Look(NamedTuple):
+    """What the server has answered.
+
+    Attributes:
+        rows: The connections, sorted.
+        stamp: When, Unix seconds.
+    """
+
+    rows: Sequence[Presence]
+    stamp: float
+
+
+class Page:
+    """How a look is printed.
+
+    Args:
+        target: The server, as the user named it.
+        limit: How many connections were asked for.
+        sort: What they are sorted by.
+    """
+
+    def __init__(self, target: str, limit: int, sort: str) -> None:
+        self._target = target
+        self._limit = limit
+        self._sort = sort
+
+    def of(self, look: Look, columns: int, lines: float = inf, trouble: str = "") -> Group:
+        """Return what is to be printed of a look.
+
+        Args:
+            look: The answer.
+            columns: How broad a line may be.
+            lines: How many there is room for.
+            trouble: What is wrong, if anything is.
+        """
+        rows = look.rows
+        room = max(0, lines - HEAD)
+        shown = rows if len(rows) <= room else rows[: max(0, int(room) - 1)]
+        left = len(rows) - len(shown)
+        rest = [_line(f"… {left} more; a larger window has room for them, --limit and --sort choose")] if left else []
+        return Group(
+            self._head(look), _totals(rows), _line(trouble, "bold red"), _table(shown, look.stamp, columns), *rest
+        )
+
+    def _head(self, look: Look) -> Text:
+        all_or_first = "all" if len(look.rows) < self._limit else f"the first {self._limit}"
+        return _line(f"{_time(look.stamp)}  {self._target}  {all_or_first}, by {self._sort}")
+
+
+class Screen:
+    """A page that takes all of a terminal, until it is left.
+
+    Args:
+        console: The terminal.
+        page: How a look is printed.
+        reactor: Draws it anew when the terminal's size has changed.
+    """
+
+    def __init__(self, console: Console, page: Page, reactor: Any) -> None:
+        self._console = console
+        self._page = page
+        self._reactor = reactor
+        self._look: Look | None = None
+        self._trouble = ""
+        self._leave = ExitStack()
+        self._live = Live(
+            console=console,
+            screen=True,
+            auto_refresh=False,
+            redirect_stdout=False,
+            redirect_stderr=False,
+            get_renderable=self._drawn,
+        )
+
+    def __enter__(self) -> Self:
+        with ExitStack() as leave:
+            if self._console.file.isatty():
+                leave.enter_context(silent(self._console.file.fileno()))
+            leave.callback(signal.signal, signal.SIGWINCH, signal.signal(signal.SIGWINCH, self._resized))
+            leave.callback(self._live.stop)
+            self._live.start(refresh=True)
+            self._leave = leave.pop_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._leave.close()
+
+    def show(self, look: Look) -> None:
+        """Draw a look."""
+        self._look, self._trouble = look, ""
+        self._live.refresh()
+
+    def miss(self) -> None:
+        """Say that there was no answer; the last look stays."""
+        since = "" if self._look is None else f"; it was like this at {_time(self._look.stamp)}"
+        self._trouble = f"no answer from the server{since}"
+        self._live.refresh()
+
+    def _drawn(self) -> Group | Text:
+        if self._look is None:
+            return _line(self._trouble or "waiting for the server")
+        return self._page.of(self._look, *self._console.size, self._trouble)
+
+    def _resized(self, number: int, frame: FrameType | None) -> None:
+        self._reactor.callFromThread(self._live.refresh)
+
+
+class Lines:
+    """Looks one after the other.
+
+    Args:
+        show: Prints one.
+    """
+
+    def __init__(self, show: Callable[[Look], None]) -> None:
+        self.show = show
+
+    def miss(self) -> None:
+        """Print nothing; the client's log says that it connects again."""
+
+
+@contextmanager
+def silent(descriptor: int) -> Iterator[None]:
+    """Have a terminal neither show what is typed, over what is drawn, nor suspend us; what was typed is forgotten."""
+    before, meanwhile = termios.tcgetattr(descriptor), termios.tcgetattr(descriptor)
+    meanwhile[3] &= ~termios.ECHO
+    meanwhile[6][termios.VSUSP] = b"\0"  # no character does
+    termios.tcsetattr(descriptor, termios.TCSANOW, meanwhile)
+    try:
+        yield
+    finally:
+        termios.tcsetattr(descriptor, termios.TCSAFLUSH, before)
+
+
+def text_of(page: Page, look: Look, console: Console) -> str:
+    """Return a look as text, in the console's breadth and of any length."""
+    with console.capture() as captured:
+        console.print(page.of(look, console.width))
+    return captured.get()
+
+
+def json_of(look: Look) -> str:
+    """Return a JSON object a line, one for each connection."""
+    return "".join(f"{json.dumps({'stamp': look.stamp, **to_builtins(row)})}\n" for row in look.rows)
+
+
+async def look_again(
+    ask: Callable[[], Awaitable[list[Presence]]],
+    view: Screen | Lines,
+    every: float | None,
+    now: Callable[[], float],
+    reactor: Any,
+) -> None:
+    """Look who is there, again and again, also while the server is away.
+
+    Args:
+        ask: Asks the server.
+        view: Where it is shown.
+        every: Seconds between an answer and the next question; None to look once.
+        now: The wall clock.
+        reactor: Where time passes.
+
+    Raises:
+        Refused: The server does not answer such a question.
+        NotConnected: It was to be looked once, and there was no answer.
+    """
+    while True:
+        impatient = reactor.callLater(PATIENCE_SECONDS, view.miss)
+        try:
+            view.show(Look(await ask(), now()))
+        except NotConnected:
+            if every is None:
+                raise
+            view.miss()
+        finally:
+            if impatient.active():
+                impatient.cancel()
+        if every is None:
+            return
+        await deferLater(reactor, every)
+
+
+def _totals(rows: Sequence[Presence]) -> Text:
+    accounts = len({row.account for row in rows})
+    pushes = sum(row.pushes_per_second for row in rows)
+    skipped = sum(row.skipped for row in rows)
+    return _line(f"{len(rows)} connections, {accounts} accounts, {pushes:.1f} pushes/s, {skipped} skipped")
+
+
+def _table(rows: Sequence[Presence], stamp: float, columns: int) -> Table:
+    table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="bold")
+    table.add_column("ACCOUNT", no_wrap=True, max_width=columns // 6)
+    table.add_column("ADDRESS", no_wrap=True, max_width=columns // 4 + 1)  # of 80 an IPv4 address with its port
+    table.add_column("PERIODS")  # it is cut first
+    for heading, width in (("PUSH/S", 6), ("SKIPPED", 7), ("ACK MS", 6), ("AGE", 6)):
+        table.add_column(heading, justify="right", no_wrap=True, min_width=width)
+    for row in rows:
+        answered = row.acknowledgement_seconds
+        table.add_row(
+            _line(row.account),
+            _line(row.address),
+            _line(", ".join(f"{feed} {period:g} s" for feed, period in row.periods.items())),
+            f"{row.pushes_per_second:.1f}",
+            str(row.skipped),
+            "-" if answered is None else f"{answered * 1000:.1f}",
+            _age(stamp - row.connected_since),
+        )
+    return table
+
+
+def _line(text: str, style: str = "") -> Text:
+    """Return a text that takes one line, cut where that is too short."""
+    return Text(printable(text, LETTERS), style, no_wrap=True, overflow="ellipsis")
+
+
+def _time(stamp: float) -> str:
+    return datetime.fromtimestamp(stamp, UTC).astimezone().strftime("%H:%M:%S")
+
+
+def _age(seconds: float) -> str:
+    """Return a time in its two largest units; none is less than 0, whatever the clocks of two hosts say."""
+    minutes, rest = divmod(max(0, int(seconds)), 60)
+    hours, minutes = divmod(minutes, 60)
+    days, hours = divmod(hours, 24)
+    if days:
+        return f"{days}d{hours:02}h"
+    if hours:
+        return f"{hours}h{minutes:02}m"
+    return f"{minutes}m{rest:02}s" if minutes else f"{rest}s"
