@@ -4,6 +4,7 @@ import gc
 import os
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -11,7 +12,7 @@ from msgspec.structs import replace
 from twisted.application.internet import TimerService
 from twisted.application.service import MultiService, Service
 from twisted.cred.checkers import AllowAnonymousAccess, ICredentialsChecker
-from twisted.cred.portal import Portal
+from twisted.cred.portal import IRealm, Portal
 from twisted.internet.defer import Deferred, FirstError, gatherResults, maybeDeferred, succeed
 from twisted.internet.endpoints import serverFromString
 from twisted.internet.error import CannotListenError
@@ -252,17 +253,39 @@ def make_service(config: Config, reactor: Any, now: Callable[[], float]) -> Cloc
     Raises:
         Misconfigured: A users file, an endpoint, or a source of a feed that cannot be used.
     """
-    clock: IReactorTime = reactor
     tally = Tally()
     tally.feed("time")
-
-    def in_thread(call: Callable[[], T]) -> Deferred[T]:
-        return deferToThreadPool(reactor, reactor.getThreadPool(), call)
-
-    feeds, sources = make_feeds(config.feeds, tally, reactor, now, in_thread)
-    schedule = Schedule(clock, tally.lateness)
+    feeds, sources = make_feeds(config.feeds, tally, reactor, now, partial(_in_thread, reactor))
+    schedule = Schedule(reactor, tally.lateness)
     desk = FeedDesk(feeds, schedule, config.limits, tally)
     realm = ClockRealm(Roster(config.limits.connections_per_account), desk, tally)
+    service = make_realm_service(realm, config, schedule, tally, reactor, now)
+    for source in sources:
+        source.setServiceParent(service)
+    return service
+
+
+def make_realm_service(
+    realm: IRealm, config: Config, schedule: Schedule, tally: Tally, reactor: Any, now: Callable[[], float]
+) -> ClockService:
+    """Build what a clockd is beside its realm and feeds: listeners, TLS, accounts, limits and metrics.
+
+    A program with a realm of its own begins here; those in `examples/` do. The realm is asked for `pb.IPerspective`,
+    with an `ISink` as the mind, and returns an `ISession`. What it calls back when it is due joins the schedule, and
+    of each feed that it pushes it has called `tally.feed` first.
+
+    Args:
+        realm: Makes a session of each login.
+        config: All but its feeds.
+        schedule: On the reactor given here.
+        tally: Where everything is counted.
+        reactor: As for `make_service`.
+        now: As for `make_service`.
+
+    Raises:
+        Misconfigured: A users file or an endpoint that cannot be used.
+    """
+    clock: IReactorTime = reactor
     users = UsersFile(Path(config.auth.users))
     users.load()
     passwords = PasswordPool(reactor, new_hasher(), len(os.sched_getaffinity(0)))
@@ -283,8 +306,7 @@ def make_service(config: Config, reactor: Any, now: Callable[[], float]) -> Cloc
     tls = _server_tls(config.tls)
     service = ClockService(factory, tally, tls, now)
     service.note_expiry()
-    for child in (passwords, *sources):
-        child.setServiceParent(service)
+    passwords.setServiceParent(service)
     collector = TallyCollector(tally, clock)
 
     def listen(key: str, description: str, factory: IProtocolFactory) -> None:
@@ -296,7 +318,7 @@ def make_service(config: Config, reactor: Any, now: Callable[[], float]) -> Cloc
     if tls is not None:
         for description in config.tls.listen:
             listen("tls.listen", description, TLSFactory(tls, factory, clock, factory.took))
-    site = metrics_site(collector, service.trouble, clock, in_thread, schedule.catch_up)
+    site = metrics_site(collector, service.trouble, clock, partial(_in_thread, reactor), schedule.catch_up)
     listen("metrics.listen", config.metrics.listen, NewestStay(site))
     for timer in (
         TimerService(SECOND, service.look, collector),
@@ -306,6 +328,11 @@ def make_service(config: Config, reactor: Any, now: Callable[[], float]) -> Cloc
         timer.clock = clock
         timer.setServiceParent(service)
     return service
+
+
+def _in_thread(reactor: Any, call: Callable[[], T]) -> Deferred[T]:
+    """Call something that takes a while in a thread of the reactor's pool."""
+    return deferToThreadPool(reactor, reactor.getThreadPool(), call)
 
 
 def _server_tls(config: Tls) -> ServerTLS | None:
