@@ -30,7 +30,7 @@ from clockd.service import make_realm_service
 from clockd.users import add_account
 from clockd.values import Limits, Tally
 
-Granted = tuple[type[Interface], ISession, Callable[[], object]]
+Granted = tuple[type[Interface], ISession, Callable[[], None]]
 """What a realm returns: `pb.IPerspective`, the session, and what is called once when it ends."""
 
 

@@ -227,25 +227,53 @@ def test_all_current_clients_of_a_clock_are_pushed_the_time_at_the_period_that_o
 
 
 @of("remote_clock")
-def test_a_client_that_reads_nothing_holds_back_nobody_and_gets_the_newest_time_when_it_reads_on(example):
+def test_clients_that_read_nothing_hold_back_nobody_and_get_the_newest_time_when_they_read_on(example):
     said = example.run(
         """
-        slow, other = Mind(), Mind()
-        stopped, avatar = await login("alice", slow), await login("alice", other)
-        await avatar.callRemote("setperiod", 0.02)
-        stopped.broker.transport.pauseProducing()
-        await other.ticks(150)
-        await avatar.callRemote("setperiod", 60)
+        slow, others = [[Mind() for _ in range(4)] for _ in range(2)]
+        stopped = [await login("alice", mind) for mind in slow]
+        avatars = [await login("alice", mind) for mind in others]
+        await avatars[0].callRemote("setperiod", 0.02)
+        for avatar in stopped:
+            avatar.broker.transport.pauseProducing()
+        await gatherResults(Deferred.fromCoroutine(mind.ticks(250)) for mind in others)
+        await avatars[0].callRemote("setperiod", 60)
+        late = Mind()
+        avatars.append(await login("alice", late))
+        await late.ticks(1)
         await deferLater(reactor, 0.1)
         held = time.time()
-        stopped.broker.transport.resumeProducing()
-        while not (slow.stamps and slow.stamps[-1] > held):
+        for avatar in stopped:
+            avatar.broker.transport.resumeProducing()
+        while not all(mind.stamps and mind.stamps[-1] > held for mind in slow):
             await deferLater(reactor, 0.01)
-        say(len(slow.stamps) < 120)
+        say(max(len(mind.stamps) for mind in slow) < 200)
         """
     )
     assert said == ["True"]
     assert example.scrape()["clockd_pushes_skipped_total time unacknowledged"] > 30
+
+
+@of("remote_clock")
+def test_a_client_that_lets_go_of_its_avatar_before_it_has_it_starts_no_clock(example):
+    said = example.run(
+        """
+        factory = pb.PBClientFactory()
+        reactor.connectTCP("127.0.0.1", port, factory)
+        root = await factory.getRootObject()
+        challenge, challenger = await root.callRemote("login", b"alice")
+        answer = challenger.callRemote("respond", pb.respond(challenge, secrets["alice"].encode()), Mind())
+        gone = Deferred()
+        root.broker.notifyOnDisconnect(lambda: gone.callback(None))
+        root.broker.sendCall(b"decref", challenger.luid + 1)
+        avatar = await answer
+        say(avatar.luid - challenger.luid)
+        await gone
+        """
+    )
+    assert said == ["1"]
+    scrape = example.scrape()
+    assert (scrape["clockd_subscriptions time"], scrape["clockd_logins_total secret ok"]) == (0, 1)
 
 
 @of("remote_clock")
