@@ -271,12 +271,12 @@ def make_realm_service(
     """Build what a clockd is beside its realm and feeds: listeners, TLS, accounts, limits and metrics.
 
     A program with a realm of its own begins here; those in `examples/` do. The realm is asked for `pb.IPerspective`,
-    with an `ISink` as the mind, and returns an `ISession`. What it calls back when it is due joins the schedule, and
-    of each feed that it pushes it has called `tally.feed` first.
+    with an `ISink` as the mind, and returns an `ISession`. What it would have called at a time joins the schedule. Of
+    each feed it calls `tally.feed` before it pushes.
 
     Args:
         realm: Makes a session of each login.
-        config: All but its feeds.
+        config: What to build; its feeds, and the limits of an account and of subscriptions, are the realm's affair.
         schedule: On the reactor given here.
         tally: Where everything is counted.
         reactor: As for `make_service`.

@@ -5,8 +5,8 @@ with another number. All clients of the name follow, and when the last one has l
 
 A `Subscription` takes the place of the how-to's `TimerService`: it grants periods within limits, refuses what is none,
 and goes on whatever a client does. It pushes to a sink, and a set of sinks is one, too. A client that does not read is
-held back by its own sink alone, and has no backlog when it reads on, but the newest time. It is in the set from `begin`
-on, so that no stamp overtakes the answer to its login.
+held back by its own sink alone, which gives it the newest time when it reads on. It is in the set from `begin` on, so
+that no stamp overtakes the answer to its login.
 """
 
 import time

@@ -1,8 +1,8 @@
 """Serve a realm of one's own: what the programs beside this one share.
 
-`make_realm_service` takes the place of `PBServerFactory(Portal(realm, [checker]))` in Twisted's how-to. It brings the
-accounts, the limits, what a peer may send and how long it may take, and the metrics. The configuration is that
-of `clockd serve`: a program that read it with `clockd.config.load` would have TLS and certificates, too.
+`make_realm_service` takes the place of `PBServerFactory(Portal(realm, [checker]))` in Twisted's how-to. It brings
+accounts, metrics, and limits of what a peer may send and how long it may take. The configuration is that of
+`clockd serve`: a program that had it from `clockd.config.load` could listen with TLS and log in by certificate, too.
 """
 
 import os
