@@ -212,13 +212,13 @@ class RealmTests(ServiceCase):
         peer.network.advance(15, 0.1)
         self.assertEqual((service.tally.closed["stale"], self.own.events[-1]), (1, "left"))
 
-    def test_calls_that_are_due_are_made_before_a_connection_goes_on_being_served(self):
+    def test_calls_that_are_due_do_not_wait_for_the_reactor_while_a_connection_is_served(self):
         self.start()
         peer, _ = self.enter()
         calls = []
         self.schedule.join(1.0, peer, calls.append, list)
         self.reactor.rightNow += 2  # time goes by, and the reactor has had no turn yet
-        peer.ask(peer.perspective, "greet")
+        peer.server.dataReceived(b"\x01")
         self.assertEqual(calls, [peer])
 
     def test_stopping_leaves_nothing(self):
