@@ -10,9 +10,8 @@ from clockd.broker import ClockServerFactory
 from clockd.certificate import ServerTLS
 from clockd.config import Config
 from clockd.errors import Misconfigured
-from clockd.realm import Roster
 from clockd.users import UsersFile
-from clockd.values import Limits, Tally
+from clockd.values import Tally
 
 EXPIRY_SECONDS = 14 * 86400.0
 """A certificate that expires in less is warned of."""
@@ -22,11 +21,10 @@ class Reload:
     """Reads again what may change while the server runs; what is broken leaves in force what was read before.
 
     Args:
-        config: What the server was built from.
-        limits: Those that its parts share; changed in place.
+        config: What the server was built from; its limits, which all parts share, are changed in place.
         read: Reads the configuration again.
+        taken: Is told a configuration of which something is in force now.
         factory: Knows the connections.
-        roster: Knows the sessions.
         users: The accounts.
         tls: What the certificates come from, or None without TLS.
         tally: Is told when the certificate expires.
@@ -38,20 +36,19 @@ class Reload:
     def __init__(
         self,
         config: Config,
-        limits: Limits,
         read: Callable[[], Config],
+        taken: Callable[[Config], object],
         factory: ClockServerFactory,
-        roster: Roster,
         users: UsersFile,
         tls: ServerTLS | None,
         tally: Tally,
         now: Callable[[], float],
     ) -> None:
-        self._config = config
-        self._limits = limits
+        self._limits = config.limits
+        self._config = replace(config, limits=replace(config.limits))  # what is compared with what is read
         self._read = read
+        self._taken = taken
         self._factory = factory
-        self._roster = roster
         self._users = users
         self._tls = tls
         self._tally = tally
@@ -97,9 +94,9 @@ class Reload:
         for key in self._limits.__struct_fields__:
             setattr(self._limits, key, getattr(config.limits, key))
         self._factory.take_limits()
-        self._roster.when_full = config.avatars.when_full
+        self._taken(config)
         avatars = replace(self._config.avatars, when_full=config.avatars.when_full)
-        self._config = replace(self._config, limits=config.limits, avatars=avatars)
+        self._config = replace(self._config, limits=replace(config.limits), avatars=avatars)
 
     def _certificates(self) -> None:
         if self._tls is None:

@@ -8,11 +8,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from msgspec.structs import replace
 from twisted.application.internet import TimerService
 from twisted.application.service import MultiService, Service
 from twisted.cred.checkers import AllowAnonymousAccess, ICredentialsChecker
-from twisted.cred.portal import Portal
+from twisted.cred.portal import IRealm, Portal
 from twisted.internet.defer import Deferred, FirstError, gatherResults, maybeDeferred, succeed
 from twisted.internet.defer import TimeoutError as NotEmptied
 from twisted.internet.endpoints import serverFromString
@@ -279,22 +278,67 @@ def make_service(
     Raises:
         Misconfigured: A users file, an endpoint, or a source of a feed that cannot be used.
     """
-    clock: IReactorTime = reactor
     tally = Tally()
     tally.feed("time")
-
-    def in_thread(call: Callable[[], T]) -> Deferred[T]:
-        return deferToThreadPool(reactor, reactor.getThreadPool(), call)
-
-    store = _store(config.server.state, tally, reactor, now)
-    feeds, sources = make_feeds(config.feeds, tally, store, reactor, now)
-    schedule = Schedule(clock, tally.lateness)
-    limits = replace(config.limits)
-    desk = FeedDesk(feeds, schedule, limits, tally)
     users = UsersFile(Path(config.auth.users))
     users.load()
-    roster = Roster(limits, config.avatars.when_full, clock, now, users.is_admin)
+    store = _store(config.server.state, tally, reactor, now)
+    feeds, sources = make_feeds(config.feeds, tally, store, reactor, now)
+    schedule = Schedule(reactor, tally.lateness)
+    desk = FeedDesk(feeds, schedule, config.limits, tally)
+    roster = Roster(config.limits, config.avatars.when_full, reactor, now, users.is_admin)
     realm = ClockRealm(config.avatars.sharing, roster, desk, store, tally)
+
+    def taken(config: Config) -> None:
+        roster.when_full = config.avatars.when_full
+
+    service = make_realm_service(
+        realm, config, schedule, tally, reactor, now, users=users, store=store, read_config=read_config, taken=taken
+    )
+    for source in sources:
+        source.setServiceParent(service)
+    return service
+
+
+def make_realm_service(
+    realm: IRealm,
+    config: Config,
+    schedule: Schedule,
+    tally: Tally,
+    reactor: Any,
+    now: Callable[[], float],
+    *,
+    users: UsersFile | None = None,
+    store: IAccountStore | None = None,
+    read_config: Callable[[], Config] | None = None,
+    taken: Callable[[Config], object] = lambda _: None,
+) -> ClockService:
+    """Build what a clockd is beside its realm and feeds: listeners, TLS, accounts, limits and metrics.
+
+    A program with a realm of its own begins here; those in `examples/` do. The realm is asked for `pb.IPerspective`,
+    with an `IClient` as the mind, and returns an `ISession`. What it would have called at a time joins the schedule. Of
+    each feed it calls `tally.feed` before it pushes.
+
+    Args:
+        realm: Makes a session of each login.
+        config: What to build; its feeds and avatars, and the limits of an account and of subscriptions, are the
+            realm's affair. Its limits are shared by all parts, and change when the configuration is read again.
+        schedule: On the reactor given here.
+        tally: Where everything is counted.
+        reactor: As for `make_service`.
+        now: As for `make_service`.
+        users: The accounts, loaded, if the realm knows them; else those of `config.auth`.
+        store: What the realm remembers things in, if it does: opened before anything starts, closed when all has ended.
+        read_config: Reads the configuration again, if there is anything to be read.
+        taken: Is told a configuration whose limits or avatars have changed, for the realm's part in it.
+
+    Raises:
+        Misconfigured: A users file or an endpoint that cannot be used.
+    """
+    clock: IReactorTime = reactor
+    if users is None:
+        users = UsersFile(Path(config.auth.users))
+        users.load()
     passwords = PasswordPool(reactor, new_hasher(), len(os.sched_getaffinity(0)))
     accounts = AccountChecker(users, passwords.fits)
     checkers: list[ICredentialsChecker] = [accounts, CertificateChecker(users)]
@@ -303,7 +347,7 @@ def make_service(
     factory = ClockServerFactory(
         Portal(realm, checkers),
         schedule,
-        limits,
+        config.limits,
         tally,
         clock,
         now,
@@ -311,11 +355,10 @@ def make_service(
         accounts.challenge,
     )
     tls = _server_tls(config.tls)
-    reload = Reload(config, limits, read_config, factory, roster, users, tls, tally, now)
+    reload = Reload(config, read_config or (lambda: config), taken, factory, users, tls, tally, now)
     reload.note_expiry()
-    service = ClockService(factory, store, reload, tally, clock, config.server.drain)
-    for child in (passwords, *sources):
-        child.setServiceParent(service)
+    service = ClockService(factory, store or MemoryStore(), reload, tally, clock, config.server.drain)
+    passwords.setServiceParent(service)
     collector = TallyCollector(tally, clock)
 
     def listen(key: str, description: str, protocols: IProtocolFactory) -> None:
@@ -327,7 +370,9 @@ def make_service(
     if tls is not None:
         for description in config.tls.listen:
             listen("tls.listen", description, TLSFactory(tls, factory, clock, factory.took))
-    site = metrics_site(collector, service.trouble, service.remark, clock, in_thread, schedule.catch_up)
+    site = metrics_site(
+        collector, service.trouble, service.remark, clock, partial(_in_thread, reactor), schedule.catch_up
+    )
     listen("metrics.listen", config.metrics.listen, NewestStay(site))
     for timer in (
         TimerService(SECOND, service.look, collector),
@@ -344,6 +389,11 @@ def _store(state: str, tally: Tally, reactor: Any, now: Callable[[], float]) -> 
         tally.store_errors += 1
 
     return SQLiteStore(Path(state), reactor, now, failed) if state else MemoryStore()
+
+
+def _in_thread(reactor: Any, call: Callable[[], T]) -> Deferred[T]:
+    """Call something that takes a while in a thread of the reactor's pool."""
+    return deferToThreadPool(reactor, reactor.getThreadPool(), call)
 
 
 def _server_tls(config: Tls) -> ServerTLS | None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from certificates import HOST, Certified, Chain
 from doubles import EPOCH, Mind, Network, Peer, clockd_logs
 from twisted.application.service import IService
+from twisted.cred.portal import IRealm
 from twisted.internet.address import IPv4Address
 from twisted.internet.defer import Deferred
 from twisted.internet.error import CannotListenError
@@ -16,17 +17,20 @@ from twisted.internet.interfaces import IListeningPort
 from twisted.internet.testing import MemoryReactorClock
 from twisted.logger import Logger, formatEvent
 from twisted.python.failure import Failure
+from twisted.spread import pb
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
 from clockd.config import Auth, Config, Metrics, Server, Tls
 from clockd.errors import CannotListen, Misconfigured, UsersFileError
+from clockd.interfaces import ISession
 from clockd.reload import EXPIRY_SECONDS
-from clockd.service import LATE_SECONDS, Listener, make_service
+from clockd.schedule import Schedule
+from clockd.service import LATE_SECONDS, Listener, make_realm_service, make_service
 from clockd.store import MemoryStore
 from clockd.users import add_account
-from clockd.values import Limits
+from clockd.values import Limits, Sample, Tally
 
 
 @implementer(IListeningPort)
@@ -158,6 +162,88 @@ class StartTests(ServiceCase):
         self.assertEqual(service.tally.closed["stale"], 0)
         self.network.advance(4, 0.1)
         self.assertEqual(service.tally.closed["stale"], 1)
+
+
+@implementer(IRealm, ISession)
+class Own(pb.Avatar):
+    """A realm with one session, itself; what happens to it is noted."""
+
+    account = "alice"
+
+    def __init__(self):
+        self.events = []
+
+    def requestAvatar(self, avatarId, mind, *interfaces):
+        self.mind = mind
+        self.events.append(("asked", avatarId, interfaces))
+        return pb.IPerspective, self, lambda: self.events.append("left")
+
+    def begin(self):
+        self.events.append("began")
+        self.mind.push(Sample("own", 1, 2.5, "pushed"))
+
+    def perspective_greet(self):
+        return "hello"
+
+
+class RealmTests(ServiceCase):
+    """A service with a realm of somebody's own."""
+
+    def make(self, **sections):
+        config = Config(auth=Auth(users=str(self.users)), **sections)
+        self.own, tally = Own(), Tally()
+        tally.feed("own")
+        self.schedule = Schedule(self.reactor, tally.lateness)
+        return make_realm_service(self.own, config, self.schedule, tally, self.reactor, self.now)
+
+    def enter(self):
+        peer, mind = self.peer(), Mind()
+        peer.perspective = peer.login(mind, secret=self.secret)
+        self.network.advance(1, 1)
+        return peer, mind
+
+    def test_its_session_is_what_a_client_gets_and_hears_of_its_end(self):
+        service = self.start()
+        peer, mind = self.enter()
+        self.assertEqual(peer.ask(peer.perspective, "greet"), "hello")
+        self.assertEqual(mind.samples, [("own", 1, 2.5, "pushed")])
+        peer.leave()
+        self.assertEqual(self.own.events, [("asked", b"alice", (pb.IPerspective,)), "began", "left"])
+        self.assertEqual(service.tally.logins["secret", "ok"], 1)
+        self.assertEqual(list(service.tally.feeds), ["own"])
+
+    def test_it_is_not_asked_for_those_who_prove_nothing(self):
+        self.start()
+        self.assertTrue(self.peer().login(Mind(), secret="wrong").check("clockd.errors.WrongCredentials"))
+        self.assertEqual(self.own.events, [])
+
+    def test_connections_are_looked_after_and_limits_hold(self):
+        service = self.start(limits=Limits(login_seconds=2, stale_seconds=10, connections=1))
+        self.peer()
+        self.network.advance(3, 0.1)
+        self.assertEqual(service.tally.closed["login_timeout"], 1)
+        peer, _ = self.enter()
+        self.assertTrue(self.peer().login(Mind(), secret=self.secret).check("clockd.errors.TooManyConnections"))
+        peer.wire.frozen = True
+        peer.network.advance(15, 0.1)
+        self.assertEqual((service.tally.closed["stale"], self.own.events[-1]), (1, "left"))
+
+    def test_calls_that_are_due_do_not_wait_for_the_reactor_while_a_connection_is_served(self):
+        self.start()
+        peer, _ = self.enter()
+        calls = []
+        self.schedule.join(1.0, peer, calls.append, list)
+        self.reactor.rightNow += 2  # time goes by, and the reactor has had no turn yet
+        peer.server.dataReceived(b"\x01")
+        self.assertEqual(calls, [peer])
+
+    def test_stopping_leaves_nothing(self):
+        service = self.start()
+        self.enter()
+        self.successResultOf(service.stopService())
+        self.network.flush()
+        self.assertEqual(self.own.events[-1], "left")
+        self.assertEqual(self.reactor.getDelayedCalls(), [])
 
 
 class MisconfiguredTests(ServiceCase):
