@@ -240,8 +240,9 @@ class RealmTests(ServiceCase):
     def test_stopping_leaves_nothing(self):
         service = self.start()
         self.enter()
-        self.successResultOf(service.stopService())
+        stopped = service.stopService()
         self.network.flush()
+        self.successResultOf(stopped)
         self.assertEqual(self.own.events[-1], "left")
         self.assertEqual(self.reactor.getDelayedCalls(), [])
 

@@ -37,6 +37,9 @@ class Root(pb.Root):
     def remote_respond(self, response, mind):
         return self
 
+    def remote_subscribe(self, feed):
+        return 0.0
+
     def remote_sessions(self, limit, sort):
         print("sessions", limit, sort, flush=True)
         if refusal:
