@@ -56,6 +56,7 @@ from clockd.either import Either
 from clockd.errors import (
     ClockdError,
     ConnectionFailed,
+    Draining,
     InvalidPeriod,
     InvalidValue,
     Kicked,
@@ -82,7 +83,7 @@ FIRST_DELAY = 0.5
 LONGEST_DELAY = 30.0
 """Seconds before the first and at most before a later try to connect again; up to a second of jitter is added."""
 
-PASSING = (ConnectionFailed, NotConnected, ServerFault, TooManyAttempts, TooManyConnections)
+PASSING = (ConnectionFailed, Draining, NotConnected, ServerFault, TooManyAttempts, TooManyConnections)
 """What may be over soon, once a client has been connected; anything else ends it."""
 
 LONGEST_RETRY = 300.0

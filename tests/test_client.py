@@ -1696,6 +1696,19 @@ class TLSTests(ClientCase):
         self.network.advance(1.5)
         self.assertEqual(self.server.tally.logins["certificate", "ok"], 2)
 
+    def test_a_server_that_stops_is_left_in_good_order_and_asked_again(self):
+        self.listen()
+        client, entered = self.enter(self.client("alice"))
+        self.successResultOf(entered)
+        call = awaited(client.setperiod(5))
+        (broker,) = self.server.factory.connections
+        broker.mind.notify({"kind": "draining", "retry_seconds": 3})
+        self.network.flush()
+        self.assertEqual(self.successResultOf(call), 5)
+        self.assertEqual((self.server.tally.authenticated, self.server.tally.closed["client"]), (0, 1))
+        self.network.advance(3)
+        self.assertEqual((self.server.tally.authenticated, self.server.time.requested), (1, 0.2))
+
     def test_a_secret_is_taken_even_if_a_certificate_is_shown(self):
         self.listen()
         self.successResultOf(self.enter(self.client("bob", secret=SECRET))[1])

@@ -348,7 +348,7 @@ from notices import Realm, listen
 CLIENTS, ROUNDS = 20, 10
 
 async def until(reactor, condition):
-    for _ in range(400):
+    for _ in range(200):
         if condition():
             return True
         await deferLater(reactor, 0.05)
