@@ -1,5 +1,7 @@
 """`twist clockd`: the service that `clockd serve` starts, under Twisted's own runner."""
 
+import os
+import sys
 import time
 from functools import partial
 from pathlib import Path
@@ -49,9 +51,14 @@ class _OrExit(MultiService):
     def startService(self) -> None:
         reload_on_hangup(self._service.reload, reactor)
         super().startService()
-        failures: list[Failure] = []
-        self._service.ready.addErrback(failures.append)
-        if failures:
-            raise SystemExit(f"clockd: {failures[0].getErrorMessage()}")
+        self._service.ready.addCallbacks(self._serves, self._cannot)
+
+    def _serves(self, _: object) -> None:
         self._service.make_room(raise_descriptors())
         tame_collector()
+
+    def _cannot(self, failure: Failure) -> None:
+        sys.stderr.write(f"clockd: {failure.getErrorMessage()}\n")
+        sys.stderr.flush()
+        reactor.addSystemEventTrigger("after", "shutdown", os._exit, 1)  # twist itself would exit with 0
+        reactor.callWhenRunning(reactor.stop)

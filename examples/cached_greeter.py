@@ -15,7 +15,7 @@ from twisted.spread import pb
 from zope.interface import implementer
 
 from clockd.errors import NotPermitted
-from clockd.interfaces import ISession, ISink
+from clockd.interfaces import IClient, ISession
 
 MOST = 3
 """Greetings a connection."""
@@ -60,7 +60,7 @@ class GreeterRealm:
     def __init__(self) -> None:
         self._greeters: defaultdict[bytes, Greeter] = defaultdict(Greeter)
 
-    def requestAvatar(self, avatarId: bytes, mind: ISink, *interfaces: object) -> Granted:
+    def requestAvatar(self, avatarId: bytes, mind: IClient, *interfaces: object) -> Granted:
         """Return an avatar that nobody else has."""
         return pb.IPerspective, GreetedAvatar(avatarId.decode(), self._greeters[avatarId]), lambda: None
 

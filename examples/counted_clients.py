@@ -12,7 +12,7 @@ from twisted.cred.portal import IRealm
 from twisted.spread import pb
 from zope.interface import implementer
 
-from clockd.interfaces import ISession, ISink
+from clockd.interfaces import IClient, ISession
 
 
 @implementer(ISession)
@@ -48,7 +48,7 @@ class CountingRealm:
     def __init__(self) -> None:
         self._avatars: dict[bytes, CountingAvatar] = {}
 
-    def requestAvatar(self, avatarId: bytes, mind: ISink, *interfaces: object) -> Granted:
+    def requestAvatar(self, avatarId: bytes, mind: IClient, *interfaces: object) -> Granted:
         """Return the avatar of an account, which has a client more from now on."""
         avatar = self._avatars.setdefault(avatarId, CountingAvatar(avatarId.decode()))
         avatar.connect()

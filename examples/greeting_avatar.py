@@ -11,7 +11,7 @@ from twisted.cred.portal import IRealm
 from twisted.spread import pb
 from zope.interface import implementer
 
-from clockd.interfaces import ISession, ISink
+from clockd.interfaces import IClient, ISession
 
 
 @implementer(ISession)
@@ -38,7 +38,7 @@ class CachingRealm:
     def __init__(self) -> None:
         self._avatars: dict[bytes, GreetingAvatar] = {}
 
-    def requestAvatar(self, avatarId: bytes, mind: ISink, *interfaces: object) -> Granted:
+    def requestAvatar(self, avatarId: bytes, mind: IClient, *interfaces: object) -> Granted:
         """Return the avatar of an account; a client that leaves changes nothing."""
         avatar = self._avatars.setdefault(avatarId, GreetingAvatar(avatarId.decode()))
         return pb.IPerspective, avatar, lambda: None

@@ -18,7 +18,7 @@ from twisted.spread import pb
 from zope.interface import implementer
 
 from clockd.feeds import ClockFeed
-from clockd.interfaces import ISession, ISink
+from clockd.interfaces import IClient, ISession
 from clockd.subscription import Newest, Subscription
 from clockd.values import Limits, Sample
 
@@ -28,7 +28,7 @@ class RemoteClock:
 
     def __init__(self, newest: Newest, limits: Limits) -> None:
         self.subscription = Subscription(newest, self, limits)
-        self._clients: set[ISink] = set()
+        self._clients: set[IClient] = set()
 
     def push(self, sample: Sample) -> bool:
         """Push to all clients, as the sink of their subscription."""
@@ -36,14 +36,14 @@ class RemoteClock:
             client.push(sample)
         return True
 
-    def attach(self, client: ISink) -> None:
+    def attach(self, client: IClient) -> None:
         """Push to one more, which gets the time at once, and again when it has missed it and reads on."""
         self.subscription.start()
         self._clients.add(client)
         client.pull_from(lambda _: self.subscription.pull())
         client.push(self.subscription.pull())
 
-    def detach(self, client: ISink) -> None:
+    def detach(self, client: IClient) -> None:
         """Push to one less, and to none when it was the last."""
         self._clients.discard(client)
         if not self._clients:
@@ -54,7 +54,7 @@ class RemoteClock:
 class ClientAvatar(pb.Avatar):
     """One client of a clock."""
 
-    def __init__(self, account: str, client: ISink, clock: RemoteClock) -> None:
+    def __init__(self, account: str, client: IClient, clock: RemoteClock) -> None:
         self.account = account
         self._client = client
         self._clock = clock
@@ -82,7 +82,7 @@ class ClockRealm:
     def __init__(self, newest: Newest, limits: Limits) -> None:
         self._clocks: defaultdict[bytes, RemoteClock] = defaultdict(lambda: RemoteClock(newest, limits))
 
-    def requestAvatar(self, avatarId: bytes, mind: ISink, *interfaces: object) -> Granted:
+    def requestAvatar(self, avatarId: bytes, mind: IClient, *interfaces: object) -> Granted:
         """Return an avatar for one more client of a clock."""
         avatar = ClientAvatar(avatarId.decode(), mind, self._clocks[avatarId])
         return pb.IPerspective, avatar, avatar.logout

@@ -73,14 +73,15 @@ class Program:
     Args:
         command: What to run.
         environment: All of its environment, or None for the test's own.
+        stdin: Its standard input; with `subprocess.PIPE` it can be asked something.
     """
 
-    def __init__(self, *command, environment=None):
+    def __init__(self, *command, environment=None, stdin=subprocess.DEVNULL):
         self.process = subprocess.Popen(
             command,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            stdin=subprocess.DEVNULL,
+            stdin=stdin,
             text=True,
             env=environment,
         )
@@ -92,6 +93,14 @@ class Program:
     def _read(self):
         for line in self.process.stdout:
             self.lines.append(line.rstrip("\n"))
+
+    def ask(self, question, seconds=SECONDS):
+        """Write it a line, and return the next line of JSON that it prints."""
+        before = len(self.lines)
+        self.process.stdin.write(f"{question}\n")
+        self.process.stdin.flush()
+        eventually(lambda: len(self.lines) > before, seconds)
+        return json.loads(self.lines[before])
 
     def line(self, text, seconds=SECONDS):
         """Wait for a line that has a text in it, and return it."""
@@ -123,6 +132,8 @@ class Program:
         finally:
             self._reader.join(SECONDS)
             self.process.stdout.close()
+            if self.process.stdin is not None:
+                self.process.stdin.close()
         return code
 
     def result(self, seconds=SECONDS):
