@@ -28,7 +28,7 @@ from pathlib import Path
 from threading import Thread
 from typing import Any, NamedTuple, ParamSpec, TypeVar
 
-from msgspec import MsgspecError, Struct, convert, json
+from msgspec import Struct, convert, json
 from msgspec.structs import astuple
 from twisted.enterprise.adbapi import ConnectionPool
 from twisted.internet.defer import Deferred, DeferredLock, succeed
@@ -467,7 +467,7 @@ class Database:
         for name, *columns in self._pool.connect().execute(query):
             try:
                 found[name.decode()] = make(*columns)
-            except (ValueError, MsgspecError):
+            except ValueError:
                 lost += 1
         if lost:
             self._report(f"{lost} of its rows make no sense and are left out")

@@ -400,6 +400,13 @@ class TroubleTests(TroubleCase):
         other.execute("BEGIN EXCLUSIVE")
         return other.close
 
+    def lock_writes(self):
+        """As `lock`, but it can be read."""
+        other = sqlite3.connect(self.path, isolation_level=None)
+        self.addCleanup(other.close)
+        other.execute("BEGIN EXCLUSIVE")
+        return other.close
+
     def test_a_file_that_is_locked_at_the_start_is_read_when_that_ends(self):
         self.filled()
         self.edit("DELETE FROM account WHERE name > 'account0001'")
@@ -419,16 +426,39 @@ class TroubleTests(TroubleCase):
         store = self.opened()
         store.remember("alice", ALICE)
         self.done(store.save())
-        other = sqlite3.connect(self.path, isolation_level=None)
-        self.addCleanup(other.close)
-        other.execute("BEGIN EXCLUSIVE")
+        unlock = self.lock_writes()
         store.remember("bob", BOB)
         with capturedLogs() as logs:
             self.passes(store, BATCH_SECONDS)
         self.assert_trouble(store, "another program has locked it", logs)
         self.goes_on(store)
-        other.close()
+        unlock()
         self.assert_ends(store, alice=ALICE, bob=BOB)
+
+    def test_what_changes_while_a_batch_fails_is_written_with_it(self):
+        store = self.opened()
+        unlock = self.lock_writes()
+        store.remember("alice", ALICE)
+        store.remember("bob", ALICE)
+        store.retain("load", LOAD)
+        self.reactor.advance(BATCH_SECONDS)
+        store.remember("bob", BOB)
+        store.remember("carol", BOB)
+        store.retain("load", Retained(8, EPOCH, b""))
+        store.retain("host", LOAD)
+        self.passes(store, 0)
+        self.assertIsNotNone(store.trouble)
+        unlock()
+        self.assert_ends(store, alice=ALICE, bob=BOB)
+        self.assertEqual(self.kept()[1], {"load": Retained(8, EPOCH, b""), "host": LOAD})
+
+    def test_what_could_not_be_read_is_read_when_it_can_be(self):
+        self.filled(1)
+        self.edit("ALTER TABLE sample RENAME TO other")
+        store = self.opened_in_trouble("SQLite says: no such table: sample; if it stays so, move the file away")
+        self.goes_on(store)
+        self.edit("ALTER TABLE other RENAME TO sample")
+        self.assert_ends(store, account0000=ALICE)
 
     def test_a_disk_that_does_not_answer(self):
         store = self.opened()
@@ -485,6 +515,7 @@ class LeftAloneTests(TroubleCase):
         self.goes_on(store)
         self.closed(store)
         self.assertEqual((self.path.read_bytes(), self.names()), (before, ["state.sqlite"]))
+        self.assertEqual(self.reactor.getDelayedCalls(), [])
 
     def test_a_database_of_a_newer_clockd(self):
         self.filled()
@@ -546,6 +577,13 @@ class DamageTests(TroubleCase):
         with self.path.open("r+b") as file:
             file.seek(2 * 4096)
             file.write(GARBAGE[:4096])
+        self.assert_moved_aside_at_the_start("is damaged")
+
+    def test_damage_that_reading_does_not_show_is_found_at_the_start(self):
+        self.filled()
+        with self.path.open("r+b") as file:
+            file.seek(36)  # how many of its pages are free
+            file.write(b"\0\0\0\7")
         self.assert_moved_aside_at_the_start("is damaged")
 
     def test_garbage_with_a_log_is_moved_with_it(self):
