@@ -206,3 +206,28 @@ def test_clients_of_the_library_are_handed_over_to_a_new_server(tmp_path):
     new.secret = old.secret
     new.assert_empty()
     new.stop()
+
+
+def test_a_store_in_trouble_stops_nothing_and_the_operator_is_told(tmp_path):
+    folder = tmp_path / "state"
+    server = Server(tmp_path, "--state", str(folder / "clockd.sqlite"))
+    first, second = server.get("/readyz").splitlines()
+    assert (first, second.partition(":")[0]) == ("ok", "store")
+    assert "clockd.sqlite" in second
+    assert "directory" in second
+    clients = server.subscribers(6, [0.1])
+    eventually(lambda: server.scrape()["clockd_store_up"] == 0)
+    assert server.scrape()["clockd_store_errors_total"] >= 1
+    folder.mkdir()
+    eventually(lambda: server.scrape()["clockd_store_up"] == 1)
+    assert server.get("/readyz") == "ok\n"
+    garbage = tmp_path / "garbage"
+    garbage.write_bytes(b"garbage" * 1000)
+    garbage.rename(folder / "clockd.sqlite")
+    (result,) = clients.result()
+    assert len(result["arrivals"]) >= 50
+    eventually(lambda: [path.read_bytes()[:7] for path in folder.glob("clockd.sqlite.broken-*")] == [b"garbage"])
+    eventually(lambda: server.scrape()["clockd_store_up"] == 1)
+    assert "is kept as" in server.output
+    server.stop()
+    assert (folder / "clockd.sqlite").read_bytes().startswith(b"SQLite format 3")
