@@ -289,10 +289,10 @@ def user() -> None:
 @users_option
 @password_option
 def add(name: str, users: Path | None, password_stdin: bool) -> None:
-    """Make an account, and the users file if there is none; print the account's secret, once.
+    """Make an account and print its secret, once.
 
-    With --password-stdin the account has a password instead, and nothing is printed. Passwords are taken over TLS, a
-    Unix socket or loopback only.
+    If there is no users file it is made, too. With --password-stdin the account has a password instead, and nothing is
+    printed. Passwords are taken over TLS, a Unix socket or loopback only.
 
     \b
     Examples:
@@ -320,9 +320,10 @@ def add(name: str, users: Path | None, password_stdin: bool) -> None:
 @users_option
 @password_option
 def passwd(name: str, users: Path | None, password_stdin: bool) -> None:
-    """Give an account a new secret and print it, once; the old one is good for no login any more.
+    """Give an account a new secret and print it, once.
 
-    With --password-stdin the account has that password instead. What an account had before, secret or password, ends.
+    The old one is good for no login any more. With --password-stdin the account has that password instead. What an
+    account had before, secret or password, ends.
     """
     with one_sentence():
         from clockd.users import change_password, renew_secret
@@ -349,7 +350,7 @@ def remove(name: str, users: Path | None) -> None:
 @user.command("list")
 @users_option
 def list_(users: Path | None) -> None:
-    """Print all accounts, a line each: the name, and how it proves itself, `secret` or `password`."""
+    """Print all accounts, a line each: name, secret or password."""
     with one_sentence():
         from clockd.users import UsersFile
 
