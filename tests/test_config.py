@@ -226,7 +226,7 @@ class MessagesTests(ConfigCase):
             ("server.listen: a: is none", "CLOCKD_SERVER_LISTEN: "),
             ("auth.users: b: is none", "command line: "),
             ("users: there is no users file", ""),
-            ("server.py: there is no users file", f"{file}: "),
+            ("notes.txt: there is no users file", ""),
         ):
             with self.assertRaises(Misconfigured) as caught, told_where(file, environment, flags):
                 raise Misconfigured(words)
