@@ -97,6 +97,8 @@ def _arguments(broker: pb.Broker, args: Any, kw: Any) -> tuple[tuple[object, ...
             return arguments, keywords
     except Exception as error:
         raise InvalidValue("arguments that this server does not take") from error
+    if _refers(args) or _refers(kw):
+        raise InvalidValue("a list, tuple or dict that occurs twice in a call, or in itself: send a copy of it")
     raise InvalidValue("an argument is None, bool, int, float, str, bytes, list, tuple, dict or a remote reference")
 
 
@@ -109,6 +111,16 @@ def is_plain(jelly: Any) -> bool:
             return all(map(is_plain, items))
         case [b"dictionary", *pairs]:
             return all(_is_pair(pair) for pair in pairs)
+    return False
+
+
+def _refers(jelly: Any) -> bool:
+    """Tell whether jelly has a container that it refers to, and does not write out again."""
+    match jelly:
+        case [b"reference" | b"dereference", *_]:
+            return True
+        case list():
+            return any(map(_refers, jelly))
     return False
 
 

@@ -12,9 +12,10 @@ import os
 import re
 import signal
 import sys
+import textwrap
 import time
 from base64 import b64encode
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator
 from contextlib import AbstractContextManager, asynccontextmanager, contextmanager, nullcontext, suppress
 from datetime import UTC, datetime
 from functools import partial
@@ -63,6 +64,12 @@ password_option = click.option(
 PASSWORD_BYTES = 1024
 """Longest password."""
 
+PATIENCE_SECONDS = 1.0
+"""When no sample has come for so long, `watch` says so, once."""
+
+WHOLE = 1e5
+"""From here on a float has six digits before the point, and is shown without any behind it."""
+
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="clockd", message="%(prog)s %(version)s")
@@ -71,12 +78,12 @@ def main() -> None:
 
     \b
     Examples:
-      clockd demo                                   see it work, in one terminal
-      clockd user add alice                         make an account; prints its secret, once
-      clockd serve                                  listen on 127.0.0.1:8787, metrics on 127.0.0.1:9464
-      clockd watch alice@localhost --period 0.5     print the time as it is pushed
-      clockd publish alice@localhost load 0.7       put a value of a feed in force
-      clockd top operator@localhost                 see who is connected, as an administrator
+      clockd demo                                see it work, in one terminal
+      clockd user add alice                      make an account
+      clockd serve                               listen on ports of 127.0.0.1
+      clockd watch alice@localhost --period 0.5  print the time as it is pushed
+      clockd publish alice@localhost load 0.7    put a value of a feed in force
+      clockd top operator@localhost              see who is connected
 
     Exit codes: 0 done, 1 it could not be done, 2 a mistake in the command line, configuration or users file.
     """
@@ -99,49 +106,49 @@ def serve(
     init: bool,
     log_format: str,
 ) -> None:
-    """Run the server until SIGTERM or SIGINT; SIGHUP has it read configuration, users and certificates again.
+    """Run the server until SIGTERM or SIGINT.
 
-    Flags win over the environment (CLOCKD_SECTION_KEY), the environment over the configuration file.
+    SIGHUP has it read configuration, users and certificates again. Flags win over the environment (CLOCKD_SECTION_KEY),
+    the environment over the configuration file.
 
     \b
     Examples:
       clockd serve --config clockd.toml
-      clockd serve --users /etc/clockd/users --listen tcp:8787 --metrics-listen tcp:9464:interface=127.0.0.1
+      clockd serve --users /etc/clockd/users --listen tcp:8787
       CLOCKD_LIMITS_MIN_PERIOD=0.1 clockd serve --log-format json
     """
     with one_sentence():
-        from clockd.config import load
+        from clockd.config import load, told_where
         from clockd.logs import begin_logging
 
-        flags = {
+        given = {
             ("server", "listen"): list(listen) or None,
             ("metrics", "listen"): metrics_listen,
             ("auth", "users"): users,
             ("server", "state"): state,
         }
+        flags = {key: value for key, value in given.items() if value is not None}
         signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until there is something to read again
         begin_logging(log_format, sys.stderr)
-        given = {key: value for key, value in flags.items() if value is not None}
-        settings = load(config, flags=given)
+        settings = load(config, flags=flags)
         if init:
             _first_account(Path(settings.auth.users))
-        drive(lambda reactor: _serve(settings, partial(load, config, flags=given), reactor))
+        with told_where(config, flags=flags):
+            drive(lambda reactor: _serve(settings, partial(load, config, flags=flags), reactor))
 
 
 @main.command()
 def demo() -> None:
-    """Start a server with a fresh account and one subscriber, here, and show the time being pushed.
+    """Show the time being pushed: a server and a subscriber, here.
 
-    It listens on the default ports of 127.0.0.1, or on free ones where these are taken; nothing stays behind.
+    The server has an account made for the occasion. It listens on the default ports of 127.0.0.1, or on free ones where
+    these are taken; nothing stays behind.
     """
     with one_sentence():
-        import tempfile
-
         from clockd.logs import begin_logging
 
         begin_logging("text", sys.stderr, "warn")
-        with tempfile.TemporaryDirectory(prefix="clockd-demo-") as folder:
-            drive(lambda reactor: _demo(Path(folder), reactor))
+        drive(_demo)
         click.echo("\nstopped")
 
 
@@ -162,7 +169,7 @@ def login_options(command: Callable[..., None]) -> Callable[..., None]:
 
 @main.command()
 @click.argument("target", metavar="[NAME@]HOST[:PORT]")
-@click.option("--feed", default="time", show_default=True)
+@click.option("--feed", "feeds", multiple=True, help="What to watch; another word lists the feeds.  [default: time]")
 @click.option("--period", type=float, help="Seconds between samples.  [default: the server's]")
 @click.option("--deadband", type=float, help="Leave out numbers that differ by no more from the one before.")
 @click.option("--count", type=click.IntRange(min=1), help="End after so many samples.")
@@ -170,7 +177,7 @@ def login_options(command: Callable[..., None]) -> Callable[..., None]:
 @login_options
 def watch(
     target: str,
-    feed: str,
+    feeds: tuple[str, ...],
     period: float | None,
     deadband: float | None,
     count: int | None,
@@ -185,7 +192,8 @@ def watch(
 
     Of a feed other than the time a line has the stamp, the sample's number in its feed, and the value in JSON; a gap
     in the numbers is what was published in between and not pushed, a number that comes again says that the value is
-    still in force. On a terminal a line is cut at its width; with --json it never is.
+    still in force. Floats are rounded to six digits, or to none behind the point, and a terminal's lines are wrapped;
+    with --json nothing is.
 
     JSON has no bytes, no tuples and no NaN: bytes are {"base64": "..."}, a tuple is an array, and a float that is no
     finite number is the string "NaN", "Infinity" or "-Infinity". Keys of an object are strings, whatever they were.
@@ -194,8 +202,8 @@ def watch(
     Examples:
       clockd watch alice@localhost --period 0.5
       clockd watch alice@localhost --feed load --period 5 --deadband 0.1
-      clockd watch alice@clock.example.org:8787 --count 10 --json --secret-file ~/.clockd-secret
-      clockd watch clock.example.org:8788 --tls-ca ca.pem --tls-certificate alice.pem --tls-key alice.key
+      clockd watch alice@example.org --count 10 --json --secret-file alice.secret
+      clockd watch example.org:8788 --tls-ca ca.pem --tls-certificate alice.pem
     """
     with one_sentence():
         from clockd.logs import begin_logging
@@ -206,12 +214,14 @@ def watch(
             raise click.BadParameter("a period is a finite number of seconds greater than 0", param_hint="--period")
         if deadband is not None and not is_deadband(deadband):
             raise click.BadParameter("a deadband is a finite number of 0 or more", param_hint="--deadband")
+        if len(feeds) > 1:
+            raise click.BadParameter("a command watches one feed: give it once", param_hint="--feed")
         dial = _dialler(target, **login)
         show = _as_json if as_json else _as_line
         if isinstance(sys.stdout, TextIOWrapper):
             sys.stdout.reconfigure(errors="backslashreplace")  # of a terminal that is not one of UTF-8
-        with quiet_without_readers():
-            drive(partial(_watch, dial, feed, period, deadband, count, show))
+        with quiet_without_readers(), login_explained(dial):
+            drive(partial(_watch, dial, feeds[0] if feeds else "time", period, deadband, count, show))
 
 
 @main.command(context_settings={"ignore_unknown_options": True})  # a number may be negative
@@ -220,10 +230,10 @@ def watch(
 @click.argument("value", metavar="", required=False)
 @login_options
 def publish(target: str, feed: str | None, value: str | None, **login: Any) -> None:
-    """Log in and put a value of a feed in force; print the sample's number in its feed.
+    """Log in and put a value of a feed in force; print its number.
 
-    VALUE is JSON. What is no JSON is taken as a string, but NaN and Infinity are refused. The login is that of
-    `clockd watch`.
+    VALUE is JSON. What is no JSON is taken as a string, unless it begins with {, [ or ", or is NaN or Infinity. The
+    login is that of `clockd watch`. The number is the sample's in its feed.
 
     Without FEED and VALUE, standard input is published: a JSON object a line, {"feed": ..., "value": ...}, with a
     "stamp" in Unix seconds where it is not that of the moment. The lines of `clockd watch --json` will do. With FEED
@@ -231,15 +241,17 @@ def publish(target: str, feed: str | None, value: str | None, **login: Any) -> N
 
     A line is published as soon as it is read, several are under way at a time, and no more is read than can be
     published: a source that is faster than the server, or than its limit of samples a second, waits. Each line that is
-    refused is named on standard error; the rest is published. At the end the counts are printed, and the exit code is
-    1 if any was refused.
+    refused is named on standard error; the rest is published. At the end, or on Ctrl-C, the counts are printed, and the
+    exit code is 1 if any was refused.
 
     \b
     Examples:
       clockd publish alice@localhost load 0.7
       clockd publish alice@localhost greenhouse '{"celsius": 21.5, "open": false}'
-      vmstat -n 1 | awk 'NR > 2 { print $15; fflush() }' | clockd publish alice@localhost idle -
-      clockd watch bob@here --feed load --json | clockd publish alice@there --secret-file there.secret
+      vmstat -n 1 | awk 'NR > 2 { print $15; fflush() }' |
+        clockd publish alice@localhost idle -
+      clockd watch bob@here --feed load --json |
+        clockd publish alice@there --secret-file there.secret
     """
     with one_sentence():
         from clockd.logs import begin_logging
@@ -253,7 +265,7 @@ def publish(target: str, feed: str | None, value: str | None, **login: Any) -> N
             raise click.UsageError("there is no standard input")
         dial = _dialler(target, **login)
         counts: dict[str, int] = {}
-        with quiet_without_readers():
+        with quiet_without_readers(), login_explained(dial):
             if feed is None or value is None:
                 drive(lambda reactor: _publish_lines(dial, outgoing_of, counts, reactor))
             elif value == "-":
@@ -369,10 +381,10 @@ def user() -> None:
 @password_option
 @click.option("--role", type=click.Choice(["admin"]), help="May see and close connections: clockd top, clockd kick.")
 def add(name: str, users: Path | None, password_stdin: bool, role: str | None) -> None:
-    """Make an account, and the users file if there is none; print the account's secret, once.
+    """Make an account and print its secret, once.
 
-    With --password-stdin the account has a password instead, and nothing is printed. Passwords are taken over TLS, a
-    Unix socket or loopback only.
+    If there is no users file it is made, too. With --password-stdin the account has a password instead, and nothing is
+    printed. Passwords are taken over TLS, a Unix socket or loopback only.
 
     An account that there is becomes an administrator's when its line in the users file is made to end in :admin, and
     ceases to be one when that is removed.
@@ -404,10 +416,10 @@ def add(name: str, users: Path | None, password_stdin: bool, role: str | None) -
 @users_option
 @password_option
 def passwd(name: str, users: Path | None, password_stdin: bool) -> None:
-    """Give an account a new secret and print it, once; the old one is good for no login any more.
+    """Give an account a new secret and print it, once.
 
-    With --password-stdin the account has that password instead. What an account had before, secret or password, ends;
-    its role stays.
+    The old one is good for no login any more. With --password-stdin the account has that password instead. What an
+    account had before, secret or password, ends; its role stays.
     """
     with one_sentence():
         from clockd.users import change_password, renew_secret
@@ -434,7 +446,7 @@ def remove(name: str, users: Path | None) -> None:
 @user.command("list")
 @users_option
 def list_(users: Path | None) -> None:
-    """Print all accounts, a line each: the name, how it proves itself, `secret` or `password`, and its role if any."""
+    """Print all accounts, a line each: name, proof, role."""
     with one_sentence():
         from clockd.users import UsersFile
 
@@ -447,26 +459,32 @@ def list_(users: Path | None) -> None:
 @main.command()
 @config_option
 def check(config: Path | None) -> None:
-    """Check the configuration and the users file, as `serve` would read them, and start nothing.
+    """Check the configuration and the users file; start nothing.
 
-    Exits 0, or 2 with `FILE: section.key: what is wrong`.
+    They are read as `serve` reads them. Exits 0, or 2 with `FILE: section.key: what is wrong`. What may be wrong is
+    told too, and is no error: accounts of feeds that are not in the users file, and variables like CLOCKD_SECTION_KEY
+    that look like a mistyped one.
     """
     with one_sentence():
         from twisted.internet import reactor
 
-        from clockd.config import load
+        from clockd.config import load, told_where
         from clockd.logs import begin_logging
         from clockd.service import make_service
 
         begin_logging("text", sys.stderr, "warn")
-        make_service(load(config), reactor, time.time, partial(load, config))
+        settings = load(config)
+        with told_where(config):
+            make_service(settings, reactor, time.time, partial(load, config))
+        for key, account in _strangers(settings):
+            click.echo(f"{config}: {key}: there is no account {account} in {settings.auth.users}", err=True)
         click.echo(f"{config or 'defaults'}: good")
 
 
 @main.command()
 @click.argument("url", required=False)
 def health(url: str | None) -> None:
-    """Exit 0 if the server at URL is ready, 1 if it is not or cannot be reached.
+    """Exit 0 if the server at URL is ready, else 1.
 
     Without URL, /readyz is asked of the address in CLOCKD_METRICS_LISTEN, else of the default port of this host.
     """
@@ -491,6 +509,24 @@ def one_sentence() -> Iterator[None]:
     except OSError as error:
         click.echo(f"clockd: {error}", err=True)
         sys.exit(1)
+
+
+@contextmanager
+def login_explained(dial: "partial[ClockClient]") -> Iterator[None]:
+    """Say with what a login was tried that failed."""
+    from clockd.errors import ConnectionFailed, WrongCredentials
+
+    _, name, _ = dial.args
+    try:
+        yield
+    except WrongCredentials as error:
+        if name is None:
+            raise
+        raise WrongCredentials(f"{error} (as {name})") from error
+    except ConnectionFailed as error:
+        if dial.keywords["tls"] is not None or not str(error).startswith("no session"):
+            raise
+        raise ConnectionFailed(f"{error} or does it want --tls?") from error
 
 
 @contextmanager
@@ -594,12 +630,18 @@ async def _serve(config: "Config", read_config: "Callable[[], Config]", reactor:
         await service.stopService()
 
 
-async def _demo(folder: Path, reactor: Any) -> None:
+async def _demo(reactor: Any) -> None:
+    from tempfile import TemporaryDirectory
+
+    with TemporaryDirectory(prefix="clockd-demo-") as folder:
+        await _demonstrate(Path(folder) / "users", reactor)
+
+
+async def _demonstrate(users: Path, reactor: Any) -> None:
     from clockd.client import connect
     from clockd.config import Auth, Config, Metrics, Server
     from clockd.users import add_account
 
-    users = folder / "users"
     secret = add_account(users, "demo")
     usual = Config(auth=Auth(users=str(users)), server=Server(state=""))
     free = "tcp:0:interface=127.0.0.1"
@@ -622,7 +664,7 @@ def _invitation(broker: str, metrics: str, secret: str) -> str:
     clockd = here(script) if script.name == "clockd" else f"{here(sys.executable)} -m clockd"
     tries = [
         f"CLOCKD_SECRET={secret} {clockd} watch demo@{broker} --period 0.2",
-        f"curl -s http://{metrics}/metrics | grep ^clockd_push",
+        f"curl -s http://{metrics}/metrics | grep ^clockd_pushes_total",
     ]
     example = Path(__file__).parent.parent / "examples" / "subscriber.py"
     if example.exists():
@@ -678,11 +720,18 @@ async def _watch(
 ) -> None:
     from clockd.errors import UnknownFeed
 
+    def be_patient() -> None:
+        with suppress(OSError):  # nobody reads it
+            click.echo(f"clockd: no sample of {feed} yet", err=True)
+
     async with dial(reactor=reactor) as clock:
         samples = clock.samples(feed, period=period, deadband=deadband)
         shown = 0
+        waiting = reactor.callLater(PATIENCE_SECONDS, be_patient)
         try:
             async for reading in samples:
+                if waiting.active():
+                    waiting.cancel()
                 if not shown and samples.granted not in {None, period} and period is not None:
                     click.echo(f"clockd: the server grants a period of {samples.granted:g} s", err=True)
                 click.echo(show(reading))
@@ -691,6 +740,9 @@ async def _watch(
                     return
         except UnknownFeed as error:
             raise await _unknown(feed, clock) from error
+        finally:
+            if waiting.active():
+                waiting.cancel()
 
 
 async def _publish(dial: "Callable[..., ClockClient]", feed: str, value: object, reactor: Any) -> None:
@@ -757,8 +809,10 @@ async def _publish_lines(
 
     async with dial(reactor=reactor) as clock:
         pump = Pump(clock.publish, parse, refused, reactor)
-        await pump.run(Lines(sys.stdin.fileno(), reactor))
-    counts.update(pump.counts)
+        try:
+            await pump.run(Lines(sys.stdin.fileno(), reactor))
+        finally:
+            counts.update(pump.counts)
 
 
 def _as_line(reading: "Reading") -> str:
@@ -770,12 +824,17 @@ def _as_line(reading: "Reading") -> str:
         return f"{stamp}  arrived {reading.age * 1000:+.2f} ms later by this host's clock"
     import json
 
-    line = f"{stamp}  {reading.sequence}  {json.dumps(_sayable(reading.value), ensure_ascii=False)}"
-    if sys.stdout.isatty():
-        width = os.get_terminal_size(sys.stdout.fileno()).columns
-        if 0 < width < len(line):
-            line = f"{line[: width - 1]}…"
-    return "".join(letter if letter.isprintable() else _escaped(letter) for letter in line)
+    line = f"{stamp}  {reading.sequence:>4}  {json.dumps(_sayable(reading.value, _rounded), ensure_ascii=False)}"
+    line = "".join(letter if letter.isprintable() else _escaped(letter) for letter in line)
+    width = os.get_terminal_size(sys.stdout.fileno()).columns if sys.stdout.isatty() else 0
+    if width:
+        tied = line.replace(": ", ":\0")  # a key and its value stay together
+        line = textwrap.fill(tied, width, subsequent_indent="    ", break_on_hyphens=False).replace("\0", " ")
+    return line
+
+
+def _rounded(number: float) -> float:
+    return float(f"{number:.6g}") if abs(number) < WHOLE else round(number, 0)
 
 
 def _escaped(letter: str) -> str:
@@ -801,17 +860,19 @@ def _as_json(reading: "Reading") -> str:
     )
 
 
-def _sayable(value: object) -> object:
-    """Return a value as JSON can say it; see `watch`."""
+def _sayable(value: object, finite: Callable[[float], float] = float) -> object:
+    """Return a value as JSON can say it, see `watch`; `finite` returns what is said for a float."""
     match value:
         case bytes():
             return {"base64": b64encode(value).decode()}
         case float() if not isfinite(value):
             return "NaN" if isnan(value) else "Infinity" if value > 0 else "-Infinity"
+        case float():
+            return finite(value)
         case list() | tuple():
-            return [_sayable(item) for item in value]
+            return [_sayable(item, finite) for item in value]
         case dict():
-            return {_key(key): _sayable(item) for key, item in value.items()}
+            return {_key(key): _sayable(item, finite) for key, item in value.items()}
     return value
 
 
@@ -829,9 +890,25 @@ def _value(text: str) -> object:
     try:
         return value_of(text)
     except InvalidValue as error:
-        if isinstance(error.__cause__, json.JSONDecodeError):
+        if isinstance(error.__cause__, json.JSONDecodeError) and not text.lstrip().startswith(("{", "[", '"')):
             return text
         raise click.BadParameter(str(error), param_hint="VALUE") from error
+
+
+def _strangers(config: "Config") -> Iterable[tuple[str, str]]:
+    """Return where the section of a feed names an account that there is not, and its name."""
+    from clockd.users import ANONYMOUS, UsersFile
+    from clockd.values import EVERYBODY
+
+    named = {
+        f"feeds.{name}.{key}": getattr(feed, key, ())
+        for name, feed in config.feeds.items()
+        for key in ("read", "publish")
+    }
+    users = UsersFile(Path(config.auth.users))
+    users.load()
+    known = {EVERYBODY, ANONYMOUS, *(account.name for account in users.accounts())}
+    return [(key, account) for key, accounts in named.items() for account in accounts if account not in known]
 
 
 def _require_no_option(*words: str | None) -> None:
@@ -849,7 +926,7 @@ def _dialler(
     tls_ca: str | None,
     tls_certificate: str | None,
     tls_key: str | None,
-) -> "Callable[..., ClockClient]":
+) -> "partial[ClockClient]":
     """Return `connect`, with all but the reactor; asks for what it needs."""
     import getpass
 
@@ -872,11 +949,14 @@ def _secret(file: Path | None, target: str) -> str:
         try:
             read = file.read_text(encoding="utf-8").partition("\n")[0]
         except (OSError, UnicodeDecodeError) as error:
-            raise click.BadParameter(f"{file}: cannot be read: {error}", param_hint="--secret-file") from error
+            why = getattr(error, "strerror", None) or str(error)
+            raise click.BadParameter(f"{file}: cannot be read: {why}", param_hint="--secret-file") from error
         if not read:
             raise click.BadParameter(f"{file}: is empty", param_hint="--secret-file")
         return read
     secret = os.environ.get("CLOCKD_SECRET")
+    if secret == "":
+        raise click.UsageError("CLOCKD_SECRET is empty: set it to the secret, or give --secret-file")
     if secret is not None:
         return secret
     if not sys.stdin.isatty():

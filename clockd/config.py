@@ -5,22 +5,33 @@ structures below and nowhere else (those of `[limits]` in `values`).
 """
 
 import difflib
+import json
 import os
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, cast, get_args
 
 import msgspec
 from msgspec import Meta, Struct, field
+from twisted.logger import Logger
 
 from clockd.errors import Misconfigured
 from clockd.values import EVERYBODY, FEED_NAME, MAX_SECONDS, MOST_FEEDS, NOTICES, OTHER, Limits, Seconds
 
 Endpoint = Annotated[str, Meta(min_length=1)]
+Flags = Mapping[tuple[str, str], object]
 
 ENVIRONMENT_PREFIX = "CLOCKD_"
+
+LIKENESS = 0.75
+"""From this ratio of `difflib` on a name of the environment is taken for a mistyped one: platforms set others."""
+
+LAST_PORT = 65535
+
+_log = Logger()
 
 
 class Server(Struct, frozen=True, forbid_unknown_fields=True):
@@ -198,14 +209,14 @@ _KINDS: dict[str, type[Feed]] = {str(kind.__struct_config__.tag): kind for kind 
 def load(
     file: Path | None = None,
     environment: Mapping[str, str] = os.environ,
-    flags: Mapping[tuple[str, str], object] | None = None,
+    flags: Flags | None = None,
 ) -> Config:
     """Read the configuration.
 
     Args:
         file: TOML; None for the defaults.
-        environment: Where `CLOCKD_SECTION_KEY` is looked for, for exactly the keys that exist. A value is parsed
-            as TOML, and taken as a string if it is none.
+        environment: Where `CLOCKD_SECTION_KEY` is looked for, for exactly the keys that exist; what looks like a
+            mistyped one is warned of. A value is parsed as TOML, and taken as a string if it is none.
         flags: Values from the command line by (section, key).
 
     Raises:
@@ -216,10 +227,11 @@ def load(
     origins: dict[tuple[str, str], str] = {}
     for section, kind in _SECTIONS.items():
         for key in kind.__struct_fields__:
-            name = f"{ENVIRONMENT_PREFIX}{section}_{key}".upper()
+            name = _variable(section, key)
             if name in environment:
                 _put(tree, section, key, _value(environment[name]))
                 origins[section, key] = name
+        _warn_of_typos(section, kind, environment)
     for (section, key), value in (flags or {}).items():
         _put(tree, section, key, value)
         origins[section, key] = "command line"
@@ -229,9 +241,62 @@ def load(
         for name, section in feeds.items():
             _check_feed(where, name, section)
     try:
-        return msgspec.convert(tree, Config, strict=True)
+        config = msgspec.convert(tree, Config, strict=True)
     except msgspec.ValidationError as error:
-        raise Misconfigured(_explain(str(error), where, origins)) from error
+        raise Misconfigured(_explain(str(error), where, origins, tree)) from error
+    with told_where(file, environment, flags):
+        _check_endpoints(config)
+    return config
+
+
+@contextmanager
+def told_where(
+    file: Path | None, environment: Mapping[str, str] = os.environ, flags: Flags | None = None
+) -> Iterator[None]:
+    """Put before what is wrong with `section.key: ...` where that was written; arguments are those of `load`."""
+    try:
+        yield
+    except Misconfigured as error:
+        found = re.match(r"(\w+)\.([\w.-]+): ", str(error))
+        if found is None or found[1] not in Config.__struct_fields__:
+            raise
+        origin = str(file or "defaults")
+        if found[1] in _SECTIONS and (name := _variable(found[1], found[2])) in environment:
+            origin = name
+        if (found[1], found[2]) in (flags or {}):
+            origin = "command line"
+        raise type(error)(f"{origin}: {error}") from error
+
+
+def _variable(section: str, key: str) -> str:
+    return f"{ENVIRONMENT_PREFIX}{section}_{key}".upper()
+
+
+def _warn_of_typos(section: str, kind: type[Struct], environment: Mapping[str, str]) -> None:
+    known = [_variable(section, key) for key in kind.__struct_fields__]
+    prefix = _variable(section, "")
+    keys = [name.removeprefix(prefix) for name in known]
+    for name in sorted(environment.keys() - known):
+        if name.startswith(prefix):
+            for near in difflib.get_close_matches(name.removeprefix(prefix), keys, 1, LIKENESS):
+                _log.warn("{name}: is no key, and not read; did you mean {near}?", name=name, near=f"{prefix}{near}")
+
+
+def _check_endpoints(config: Config) -> None:
+    """Raise what is wrong with endpoint strings, as far as Twisted would tell it late or not at all."""
+    before: dict[str, str] = {}
+    endpoints = [("server.listen", description) for description in config.server.listen]
+    endpoints += [("tls.listen", description) for description in config.tls.listen]
+    for key, description in [*endpoints, ("metrics.listen", config.metrics.listen)]:
+        if re.match("(haproxy:)?(tls|ssl):", description):
+            raise Misconfigured(f"{key}: {description}: is not served; write tcp:PORT, and use [tls] for TLS")
+        found = re.match(r"(?:haproxy:)?tcp6?:(?:[^:=]*=[^:]*:)*(?:port=)?(-?\d+)(?::|$)", description)
+        port = int(found[1]) if found else None
+        if port is not None and not 0 <= port <= LAST_PORT:
+            raise Misconfigured(f"{key}: {description}: a port is 0 to {LAST_PORT}, where 0 is any that is free")
+        if port != 0 and description in before:
+            raise Misconfigured(f"{key}: {description}: is in {before[description]} already; choose another port")
+        before[description] = key
 
 
 def _check_feed(where: str, name: str, section: object) -> None:
@@ -243,7 +308,9 @@ def _check_feed(where: str, name: str, section: object) -> None:
         )
     kind = section.get("kind") if isinstance(section, dict) else None
     if not isinstance(kind, str) or kind not in _KINDS:
-        raise Misconfigured(f"{where}: feeds.{name}.kind: is needed, one of: {', '.join(_KINDS)}")
+        near = difflib.get_close_matches(kind if isinstance(kind, str) else "", _KINDS, n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise Misconfigured(f"{where}: feeds.{name}.kind: is needed, one of: {', '.join(_KINDS)}{hint}")
     try:
         msgspec.convert(section, _KINDS[kind], strict=True)
     except msgspec.ValidationError as error:
@@ -253,6 +320,7 @@ def _check_feed(where: str, name: str, section: object) -> None:
             known = _KINDS[kind].__struct_fields__
             what = f"no such key; there are: {', '.join(known)}" if "unknown" in what else "is needed"
             key = missing[1]
+        what = _as_list(what, cast("dict[str, object]", section).get(key))
         raise Misconfigured(f"{where}: feeds.{name}.{key}: {what[:1].lower()}{what[1:]}") from error
 
 
@@ -278,7 +346,13 @@ def _put(tree: dict[str, Any], section: str, key: str, value: object) -> None:
         tree[section][key] = value
 
 
-def _explain(message: str, file: str, origins: Mapping[tuple[str, str], str]) -> str:
+def _as_list(what: str, value: object) -> str:
+    """Return what is wrong, and how a text is written where a list of them has to be."""
+    brackets = what == "Expected `array`, got `str`"
+    return f"{what}; write {json.dumps([value], ensure_ascii=False)}" if brackets else what
+
+
+def _explain(message: str, file: str, origins: Mapping[tuple[str, str], str], tree: dict[str, Any]) -> str:
     """Turn msgspec's message, `What is wrong - at `$.section.key``, into ours."""
     what, _, path = message.partition(" - at ")
     parts = re.findall(r"\w+", path)
@@ -293,5 +367,7 @@ def _explain(message: str, file: str, origins: Mapping[tuple[str, str], str]) ->
         if colon and key in _SECTIONS[parts[0]].__struct_fields__:
             parts.append(key)
             what = rest
+    elif len(parts) > 1:
+        what = _as_list(what, tree.get(parts[0], {}).get(parts[1]))
     origin = origins.get((parts[0], parts[1]), file) if len(parts) > 1 else file
     return f"{origin}: {'.'.join(parts[:2])}: {what[:1].lower()}{what[1:]}"

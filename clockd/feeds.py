@@ -190,14 +190,14 @@ class FeedTable:
         """
         feed, rights = self._find(name)
         if not _allows(rights.read, account):
-            raise NotPermitted("this account may not read that feed; feeds() returns those that it may")
+            raise NotPermitted(f"this account may not read {feed.name}")
         return feed
 
     def to_publish(self, name: object, account: str) -> LatestFeed:
         """Return a feed, for who would publish to it; raises as `to_read` does."""
         feed, rights = self._find(name)
         if not (isinstance(feed, LatestFeed) and _allows(rights.publish, account)):
-            raise NotPermitted("this account may not publish to that feed")
+            raise NotPermitted(f"this account may not publish to {feed.name}")
         return feed
 
     def counted_as(self, name: object) -> str:
@@ -207,7 +207,7 @@ class FeedTable:
     def _find(self, name: object) -> tuple[IFeed, Rights]:
         found = self._feeds.get(name) if isinstance(name, str) else None
         if found is None:
-            raise UnknownFeed("there is no such feed; feeds() returns those that you may read")
+            raise UnknownFeed("there is no such feed")
         return found
 
 

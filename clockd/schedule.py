@@ -28,6 +28,12 @@ from clockd.values import Histogram
 PHASE_MEMBERS = 192
 """Members that one phase takes: at about 10 µs a push (docs/performance.md) a firing lasts 2 ms."""
 
+ALONE, AMONG = 4, 1
+"""The weights of a key's first member and of each other: what is gathered into one write costs a quarter of one."""
+
+FULL = ALONE * PHASE_MEMBERS
+"""The weight of a phase's members from which on it has no room."""
+
 FIRING_SECONDS = 0.002
 """Once calls have held the reactor for this long, what is left of them gives way to whatever else waits."""
 
@@ -125,7 +131,7 @@ class Schedule:
             self._gone.append(membership)
         if phase.members:
             return
-        if not cohort.size:
+        if not cohort.weight:
             del self._cohorts[cohort.period]
         self._empty += 1
         if 2 * self._empty > len(self._firings):
@@ -300,6 +306,7 @@ class _Phase:
         punctual: So many of the first members have a part in the next firing; those behind joined when it was late
             already.
         movers: Members who will change after this firing or the next, and to which period.
+        weight: What its members weigh.
         shared: Whether some have one key, or had.
         mixed: Whether those of one key may not lie side by side.
     """
@@ -316,6 +323,7 @@ class _Phase:
         "number",
         "punctual",
         "shared",
+        "weight",
     )
 
     def __init__(self, cohort: "_Cohort", number: int, due: float) -> None:
@@ -328,6 +336,7 @@ class _Phase:
         self.left = 0
         self.punctual = 0
         self.movers: dict[Membership, float] = {}
+        self.weight = 0
         self.shared = False
         self.mixed = False
 
@@ -371,8 +380,14 @@ class _Phase:
         """Return who is to be in other phases: all, if the cohort can do without this one, or what is far too many."""
         if self.cohort.can_do_without(self):
             return self.members.copy()
-        if len(self.members) > 2 * PHASE_MEMBERS:
-            return _by_key(self.members)[PHASE_MEMBERS:]  # where some of a key stay, the others of it come back
+        if self.weight <= 2 * FULL:
+            return []
+        weight, keys = 0, set()
+        for index, member in enumerate(members := _by_key(self.members)):
+            if weight >= FULL and member.key not in keys:
+                return members[index:]
+            weight += AMONG if member.key in keys else ALONE
+            keys.add(member.key)
         return []
 
     def _move_up(self, index: int, hole: int) -> int:
@@ -401,14 +416,14 @@ class _Cohort:
         now: The moment from which its phases count.
 
     Attributes:
-        size: How many members it has.
+        weight: What its members weigh.
     """
 
-    __slots__ = ("_free", "_origin", "_phases", "_roomy", "_seats", "period", "size")
+    __slots__ = ("_free", "_origin", "_phases", "_roomy", "_seats", "period", "weight")
 
     def __init__(self, period: float, now: float) -> None:
         self.period = period
-        self.size = 0
+        self.weight = 0
         self._origin = now
         self._phases = 0
         self._free: list[int] = []  # a heap of the numbers of phases that are no more
@@ -421,9 +436,9 @@ class _Cohort:
         self._seats[membership.key] = phase, others + 1
         phase.shared = phase.shared or others > 0
         phase.add(membership, now)
-        if len(phase.members) == PHASE_MEMBERS:
-            del self._roomy[phase]
-        self.size += 1
+        self._weigh(phase, AMONG if others else ALONE)
+        if phase.weight >= FULL:
+            self._roomy.pop(phase, None)
         return phase
 
     def unseat(self, membership: Membership) -> None:
@@ -433,17 +448,21 @@ class _Cohort:
         _, members = self._seats.pop(membership.key)
         if members > 1:
             self._seats[membership.key] = phase, members - 1
-        self.size -= 1
+        self._weigh(phase, -AMONG if members > 1 else -ALONE)
         if not phase.members:
             self._phases -= 1
             heapq.heappush(self._free, phase.number)
             self._roomy.pop(phase, None)
-        elif len(phase.members) == PHASE_MEMBERS - 1:
+        elif phase.weight < FULL:
             self._roomy[phase] = None
 
     def can_do_without(self, phase: _Phase) -> bool:
         """Tell whether a phase is half empty, and the others would be three quarters full at most with its members."""
-        return 2 * len(phase.members) <= PHASE_MEMBERS and 4 * self.size <= 3 * PHASE_MEMBERS * (self._phases - 1)
+        return 2 * phase.weight <= FULL and 4 * self.weight <= 3 * FULL * (self._phases - 1)
+
+    def _weigh(self, phase: _Phase, weight: int) -> None:
+        phase.weight += weight
+        self.weight += weight
 
     def _new_phase(self, now: float) -> _Phase:
         number = heapq.heappop(self._free) if self._free else self._phases

@@ -2,8 +2,10 @@
 
 import gc
 import os
+import re
 from collections.abc import Callable
 from contextlib import suppress
+from errno import EADDRINUSE, EADDRNOTAVAIL
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -55,6 +57,11 @@ RESERVED_DESCRIPTORS = 64
 
 LATE_SECONDS = 0.25
 """Mean lateness of the pushes of one second from which on the service is not ready."""
+
+_ADVICE = {
+    EADDRINUSE: "is another server there? choose another address",
+    EADDRNOTAVAIL: "this host has no such address",
+}
 
 
 class Listener(Service):
@@ -111,9 +118,8 @@ class Listener(Service):
     def _failed(self, failure: Failure) -> None:
         reason = failure.value.socketError if isinstance(failure.value, CannotListenError) else failure.value
         what = getattr(reason, "strerror", None) or str(reason)
-        self.listening.errback(
-            CannotListen(f"{self._key}: {self._description}: {what}; is another server there? choose another address")
-        )
+        advice = _ADVICE.get(getattr(reason, "errno", 0), "choose another address")
+        self.listening.errback(CannotListen(f"{self._key}: {self._description}: {what}; {advice}"))
 
 
 class ClockService(MultiService):
@@ -408,6 +414,20 @@ def _endpoint(key: str, description: str, reactor: Any) -> IStreamServerEndpoint
         endpoint: IStreamServerEndpoint = serverFromString(reactor, description)
     except Exception as error:  # its parsers raise ValueError, TypeError, KeyError and more
         raise Misconfigured(
-            f"{key}: {description}: is no Twisted endpoint such as tcp:8787:interface=127.0.0.1 ({error})"
+            f"{key}: {description}: is no Twisted endpoint such as tcp:8787:interface=127.0.0.1 ({_plainly(error)})"
         ) from error
     return endpoint
+
+
+def _plainly(error: Exception) -> str:
+    """Return what one of Twisted's parsers raised in the words of whoever wrote the endpoint."""
+    words = str(error)
+    for pattern, plain in (
+        (r"invalid literal for int\(\) with base \d+: (.*)", r"\1 is no number"),
+        (r".* got an unexpected keyword argument '(.*)'", r"it has no \1"),
+        (r".* missing \d+ required positional argument: '(.*)'", r"the \1 is missing"),
+        (r".* takes from \d+ to \d+ positional arguments but .*", "it has too many parts"),
+    ):
+        if found := re.fullmatch(pattern, words):
+            return found.expand(plain)
+    return words

@@ -290,7 +290,7 @@ def _changing(path: Path, *, create: bool = False) -> Iterator[dict[str, str]]:
     try:
         folder = os.open(path.parent, os.O_RDONLY)
     except OSError as error:
-        raise UsersFileError(f"{path}: {_reason(error)}") from error
+        raise UsersFileError(f"{path}: the folder {path.parent}: {_reason(error)}") from error
     try:
         fcntl.flock(folder, fcntl.LOCK_EX)
         users = UsersFile(path)

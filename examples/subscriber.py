@@ -6,6 +6,7 @@ import sys
 from contextlib import suppress
 
 from clockd.client import connect
+from clockd.errors import ClockdError
 
 
 async def main(endpoint: str, name: str) -> None:
@@ -17,5 +18,8 @@ async def main(endpoint: str, name: str) -> None:
 
 if len(sys.argv) != 3 or "CLOCKD_SECRET" not in os.environ:
     sys.exit(__doc__)
-with suppress(KeyboardInterrupt):
-    asyncio.run(main(*sys.argv[1:]))
+try:
+    with suppress(KeyboardInterrupt):
+        asyncio.run(main(*sys.argv[1:]))
+except ClockdError as error:
+    sys.exit(f"no time: {error}")

@@ -3,8 +3,10 @@ import os
 from pathlib import Path
 
 import msgspec
+from doubles import clockd_logs
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from twisted.logger import formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 
 from clockd.config import (
@@ -17,6 +19,7 @@ from clockd.config import (
     Server,
     Tls,
     load,
+    told_where,
 )
 from clockd.errors import Misconfigured
 from clockd.values import MOST_FEEDS, Limits
@@ -74,6 +77,34 @@ class SourcesTests(ConfigCase):
         names = ("CLOCKD_PORT", "CLOCKD_SERVER", "CLOCKD_SERVER_HOST", "clockd_auth_users", "AUTH_USERS")
         self.assertEqual(load(environment=dict.fromkeys(names, "tcp://10.0.0.1:80")), Config())
 
+    def warned(self, *names):
+        with clockd_logs() as logged:
+            self.assertEqual(load(environment=dict.fromkeys(names, "1")), Config())
+        return [formatEvent(event) for event in logged]
+
+    def test_a_name_that_looks_mistyped_is_warned_of(self):
+        for name, key in (
+            ("LIMITS_MIN_PERID", "LIMITS_MIN_PERIOD"),
+            ("LIMITS_CONNECTION", "LIMITS_CONNECTIONS"),
+            ("SERVER_LISTN", "SERVER_LISTEN"),
+            ("AUTH_USER", "AUTH_USERS"),
+            ("TLS_PRIVATEKEY", "TLS_PRIVATE_KEY"),
+        ):
+            expected = f"CLOCKD_{name}: is no key, and not read; did you mean CLOCKD_{key}?"
+            self.assertEqual(self.warned(f"CLOCKD_{name}"), [expected])
+
+    def test_names_that_platforms_set_are_not_warned_of(self):
+        for service in ("", "SERVER_", "METRICS_", "TLS_", "AUTH_", "LIMITS_", "FEEDS_"):
+            port = f"CLOCKD_{service}PORT"
+            host = (
+                f"CLOCKD_{service}SERVICE_HOST",
+                f"CLOCKD_{service}SERVICE_PORT",
+                f"CLOCKD_{service}SERVICE_PORT_PB",
+            )
+            self.assertEqual(
+                self.warned(port, *host, *(f"{port}_8787_TCP{word}" for word in ("", "_PROTO", "_PORT", "_ADDR"))), []
+            )
+
     def test_the_environment_of_the_process_is_read_by_default(self):
         os.environ["CLOCKD_AUTH_USERS"] = "elsewhere"
         self.addCleanup(os.environ.pop, "CLOCKD_AUTH_USERS")
@@ -81,7 +112,7 @@ class SourcesTests(ConfigCase):
 
     @settings(max_examples=40, deadline=None)
     @given(
-        st.lists(st.text(st.characters(codec="utf-8"), min_size=1), min_size=1, max_size=3),
+        st.lists(st.text(st.characters(codec="utf-8"), min_size=1), min_size=1, max_size=3, unique=True),
         st.text(st.characters(codec="utf-8"), min_size=1),
         st.booleans(),
         st.floats(0.05, 86400),
@@ -181,6 +212,66 @@ class MessagesTests(ConfigCase):
             "[limits]\nconnections_per_account = 2.5\n",
         )
 
+    def test_a_text_in_place_of_a_list_is_told_as_it_has_to_be_written(self):
+        expected = 'server.listen: expected `array`, got `str`; write ["tcp:8787"]'
+        self.wrong(f"FILE: {expected}", '[server]\nlisten = "tcp:8787"\n')
+        self.wrong(f"CLOCKD_SERVER_LISTEN: {expected}", environment={"CLOCKD_SERVER_LISTEN": "tcp:8787"})
+
+    def test_what_is_found_wrong_later_is_told_where_it_was_written(self):
+        file = self.write("")
+        environment, flags = {"CLOCKD_SERVER_LISTEN": "a"}, {("auth", "users"): "b"}
+        for words, origin in (
+            ("tls.certificate: c: cannot be read", f"{file}: "),
+            ("feeds.node.load.plugin: is none", f"{file}: "),
+            ("server.listen: a: is none", "CLOCKD_SERVER_LISTEN: "),
+            ("auth.users: b: is none", "command line: "),
+            ("users: there is no users file", ""),
+            ("notes.txt: there is no users file", ""),
+        ):
+            with self.assertRaises(Misconfigured) as caught, told_where(file, environment, flags):
+                raise Misconfigured(words)
+            self.assertEqual(str(caught.exception), origin + words)
+        with self.assertRaisesRegex(Misconfigured, r"^defaults: server\.listen: a$"), told_where(None, {}):
+            raise Misconfigured("server.listen: a")
+
+
+class EndpointTests(ConfigCase):
+    def test_what_twisted_would_serve_with_tls_of_its_own_is_refused(self):
+        for endpoint in ("tls:18789", "ssl:443", "haproxy:tls:18789"):
+            told = f"{endpoint}: is not served; write tcp:PORT, and use [tls] for TLS"
+            self.wrong(f"FILE: server.listen: {told}", f'[server]\nlisten = ["tcp:1", "{endpoint}"]\n')
+            self.wrong(f"FILE: metrics.listen: {told}", f'[metrics]\nlisten = "{endpoint}"\n')
+            files = "certificate = 'c'\nprivate_key = 'k'"
+            self.wrong(f"FILE: tls.listen: {told}", f'[tls]\nlisten = ["{endpoint}"]\n{files}\n')
+        self.assertEqual(load(environment={"CLOCKD_METRICS_LISTEN": "unix:tls:"}).metrics.listen, "unix:tls:")
+
+    def test_a_port_is_one_that_there_can_be(self):
+        for endpoint in (
+            "tcp:65535",
+            "tcp6:0",
+            "haproxy:tcp:1:interface=a",
+            "tcp:1:backlog=99999",
+            "unix:99999",
+            "tcp:a",
+        ):
+            self.assertEqual(load(environment={"CLOCKD_METRICS_LISTEN": endpoint}).metrics.listen, endpoint)
+        for endpoint in ("tcp:65536", "tcp6:-1", "haproxy:tcp:99999:interface=a", "tcp:interface=a:port=99999"):
+            self.wrong(
+                f"CLOCKD_METRICS_LISTEN: metrics.listen: {endpoint}: a port is 0 to 65535, where 0 is any that is free",
+                environment={"CLOCKD_METRICS_LISTEN": endpoint},
+            )
+
+    def test_no_address_is_listened_on_twice_unless_any_will_do(self):
+        told = "is in server.listen already; choose another port"
+        self.wrong(
+            f"command line: metrics.listen: tcp:1: {told}",
+            "[server]\nlisten = ['tcp:1']\n",
+            flags={("metrics", "listen"): "tcp:1"},
+        )
+        self.wrong(f"FILE: server.listen: unix:a: {told}", "[server]\nlisten = ['unix:a', 'unix:a']\n")
+        config = load(self.write("server.listen = ['tcp:0', 'tcp:0']\nmetrics.listen = 'tcp:0'\n"), {})
+        self.assertEqual(config.server.listen, ("tcp:0", "tcp:0"))
+
 
 class BoundsTests(ConfigCase):
     def limits(self, key, value):
@@ -259,7 +350,7 @@ class TlsTests(ConfigCase):
     def test_what_is_wrong_in_it_is_told(self):
         for text, expected in (
             ("listen = ['']", "FILE: tls.listen: expected `str` of length >= 1"),
-            ("listen = 'tcp:1'", "FILE: tls.listen: expected `array`, got `str`"),
+            ("listen = 'tcp:1'", 'FILE: tls.listen: expected `array`, got `str`; write ["tcp:1"]'),
             ("listen = [1]", "FILE: tls.listen: expected `str`, got `int`"),
             ("certificate = 1", "FILE: tls.certificate: expected `str`, got `int`"),
             ("client_ca = true", "FILE: tls.client_ca: expected `str`, got `bool`"),
@@ -330,6 +421,7 @@ class FeedsTests(ConfigCase):
         for value in ("1", '"push"', "[]", "true"):
             self.wrong(expected, f"[feeds]\nload = {value}\n")
         self.wrong("FILE: feeds.a.kind: is needed, one of: push, host, clockd, prometheus, python", "[feeds.a.b]\n")
+        self.wrong(f"{expected}; did you mean push?", '[feeds.load]\nkind = "pushh"\n')
 
     def test_a_key_that_a_kind_does_not_have_is_told_with_those_it_has(self):
         for kind, key, known in (
@@ -353,7 +445,7 @@ class FeedsTests(ConfigCase):
     def test_a_value_that_is_wrong_is_told_with_the_feed_and_the_key(self):
         for kind, line, expected in (
             ("push", "read = 1", "load.read: expected `array`, got `int`"),
-            ("push", 'read = ""', "load.read: expected `array`, got `str`"),
+            ("push", 'read = "alice"', 'load.read: expected `array`, got `str`; write ["alice"]'),
             ("push", 'read = ["a", ""]', "load.read: expected `str` of length >= 1"),
             ("push", "publish = [1]", "load.publish: expected `str`, got `int`"),
             ("host", "every = 0", "load.every: expected `float` >= 0.001"),

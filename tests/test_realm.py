@@ -579,9 +579,12 @@ class PublishTests(FeedsCase):
         cycle.append(cycle)
         values = ([shared, shared], cycle, ((), ()), [self.rig_.limits.__class__], {1, 2}, range)
         for number, value in enumerate(values, 1):
-            self.refused("InvalidValue", "publish", "load", value)
-            self.refused("InvalidValue", "publish", "load", 1, value)
-            self.refused("InvalidValue", "publish", value=value, feed="load")
+            for told in (
+                self.refused("InvalidValue", "publish", "load", value),
+                self.refused("InvalidValue", "publish", "load", 1, value),
+                self.refused("InvalidValue", "publish", value=value, feed="load"),
+            ):
+                self.assertEqual(told.startswith("a list, tuple or dict that occurs twice"), number <= 3)
             self.assertEqual(self.counts().errors, 3 * number)
         self.assertEqual((self.counts().updates, self.peer.broker.disconnected), (0, 0))
 

@@ -329,9 +329,14 @@ class PhaseTests(ScheduleTestCase):
         self.assertEqual({member.calls[0].wake_up for member in members[:-1]}, {members[0].calls[0].wake_up})
 
     def test_a_crowd_of_one_key_stays_together_and_takes_no_room_but_its_own(self):
-        crowd = self.join_many(3 * FULL, key="crowd")
+        crowd = self.join_many(4 * FULL, key="crowd")
         others = self.join_many(FULL)
-        self.assertEqual(self.phases([*crowd, *others]), {0.5: FULL, 1.0: 3 * FULL})
+        self.assertEqual(self.phases([*crowd, *others]), {0.5: FULL, 1.0: 4 * FULL})
+
+    def test_those_of_one_key_take_a_quarter_of_the_room(self):
+        crowd = self.join_many(1 + 2 * FULL, key="crowd")
+        others = self.join_many(FULL)
+        self.assertEqual(self.phases([*crowd, *others]), {0.5: 1 + HALF, 1.0: 1 + 2 * FULL + HALF - 1})
 
     def test_one_key_at_two_periods_is_not_held_together(self):
         key = object()
@@ -377,8 +382,8 @@ class PhaseTests(ScheduleTestCase):
         self.assertEqual(self.phases(members), {0.25: 1, 0.5: FULL, 1.0: FULL})
 
     def test_a_phase_has_room_from_one_member_below_its_limit_on(self):
-        for leaving, phases in ((1, {0.5: 1, 1.0: FULL}), (2, {1.0: FULL})):
-            members = self.join_many(2, key="pair") + self.join_many(FULL - 2) + self.join_many(1, key="pair")
+        for leaving, phases in ((0, {0.5: 1, 1.0: FULL + 3}), (1, {1.0: FULL + 3})):
+            members = self.join_many(FULL - 2) + self.join_many(5, key="few")
             for _ in range(leaving):
                 members.pop().leave()
             members.append(self.join(1.0))
@@ -1067,16 +1072,16 @@ class KeyTests(ScheduleTestCase):
         self.assertEqual(list(self.phases([member for member, _ in members]).values()), [10 * FULL])
         self.clock.run(2.0)
         sizes = self.phases([member for member, _ in members])
-        self.assertGreaterEqual(len(sizes), 5)
-        self.assertLessEqual(max(sizes.values()), 2 * FULL)
+        self.assertEqual(len(sizes), 4)
+        self.assertLessEqual(max(sizes.values()), 4 * FULL)
         for key in keys:
             self.assertEqual(len({member.moments[0] for member, its_key in members if its_key == key}), 1)
         self.assertEqual(self.phases([member for member, _ in members]), sizes)
 
     def test_one_key_is_never_spread(self):
-        members = self.join_many(3 * FULL, key="crowd") + self.join_many(10)
+        members = self.join_many(9 * FULL, key="crowd") + self.join_many(10)
         self.clock.run(3.0)
-        self.assertEqual(sorted(self.phases(members).values()), [10, 3 * FULL])
+        self.assertEqual(sorted(self.phases(members).values()), [10, 9 * FULL])
 
 
 class FinishingTests(ScheduleTestCase):

@@ -3,7 +3,7 @@
 import gc
 import shutil
 import tempfile
-from errno import EADDRINUSE
+from errno import EADDRINUSE, EADDRNOTAVAIL
 from pathlib import Path
 
 from certificates import HOST, Certified, Chain
@@ -258,6 +258,19 @@ class MisconfiguredTests(ServiceCase):
                     self.make(**sections)
                 self.assertTrue(str(caught.exception).startswith(f"{key}: {nonsense}: "), caught.exception)
 
+    def test_what_is_wrong_with_an_endpoint_is_told_in_plain_words(self):
+        for nonsense, words in (
+            ("tcp:notaport", "'notaport' is no number"),
+            ("tcp:8787:interfce=1", "it has no interfce"),
+            ("tcp", "the port is missing"),
+            ("tcp:1:1:1:1:1", "it has too many parts"),
+            ("tpc:1", "Unknown endpoint type: 'tpc'"),
+        ):
+            expected = f"{nonsense}: is no Twisted endpoint such as tcp:8787:interface=127.0.0.1 ({words})"
+            with self.assertRaises(Misconfigured) as caught:
+                self.make(server=Server(listen=(nonsense,)))
+            self.assertEqual(str(caught.exception), f"server.listen: {expected}")
+
     def test_a_users_file_that_is_not_there_is_told(self):
         with self.assertRaisesRegex(UsersFileError, "clockd user add"):
             self.make(auth=Auth(users=str(self.users.with_name("none"))))
@@ -277,6 +290,12 @@ class MisconfiguredTests(ServiceCase):
     def test_another_reason_not_to_listen_is_told_too(self):
         self.reactor.taken = {8787: ValueError("no such interface")}
         self.assertIn("no such interface", str(self.failureResultOf(self.start().ready, CannotListen).value))
+
+    def test_an_address_that_is_no_address_of_this_host_is_told(self):
+        there_is_none = OSError(EADDRNOTAVAIL, "Cannot assign requested address")
+        self.reactor.taken = {8787: CannotListenError("10.99.99.99", 8787, there_is_none)}
+        told = str(self.failureResultOf(self.start().ready, CannotListen).value)
+        self.assertTrue(told.endswith(": Cannot assign requested address; this host has no such address"), told)
 
     def test_both_addresses_taken_is_one_error(self):
         self.reactor.taken = dict.fromkeys((8787, 9464), ValueError("taken"))

@@ -7,6 +7,7 @@ import signal
 import stat
 import subprocess
 import sys
+import textwrap
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from threading import Thread
@@ -71,7 +72,8 @@ def test_accounts_are_made_renewed_listed_and_removed(tmp_path):
     says(clockd("user", "remove", "alice", cwd=tmp_path), 2, "there is no account 'alice'")
     says(clockd("user", "add", "bob", cwd=tmp_path), 2, "there is an account bob already")
     says(clockd("user", "add", "b b", cwd=tmp_path), 2, "cannot be an account's name")
-    says(clockd("user", "add", "x", "--users", "nowhere/users", cwd=tmp_path), 2, "No such file or directory")
+    nowhere = clockd("user", "add", "x", "--users", "nowhere/users", cwd=tmp_path)
+    says(nowhere, 2, "nowhere/users: the folder nowhere: No such file or directory")
     says(clockd("user", "list", "--users", "other", cwd=tmp_path), 2, "clockd user add --users other NAME")
 
 
@@ -142,8 +144,13 @@ def test_a_password_that_is_missing_is_told(tmp_path, users):
         ("[limits]\nmin_period = -1", "limits.min_period: expected `float` >= 0.001"),
         ("[limits]\nmin_period = nan", "limits.min_period: expected `float` >= 0.001"),
         ("[limits]\nmin_period = 2", "limits.default_period: 1 lies outside min_period (2) to max_period (86400)"),
-        ("[server]\nlisten = ['tpc:1']", "server.listen: tpc:1: is no Twisted endpoint"),
-        ("[metrics]\nlisten = 'tcp:x'", "metrics.listen: tcp:x: is no Twisted endpoint"),
+        ("[server]\nlisten = ['tpc:1']", "clockd.toml: server.listen: tpc:1: is no Twisted endpoint"),
+        ("[metrics]\nlisten = 'tcp:x'", "clockd.toml: metrics.listen: tcp:x: is no Twisted endpoint"),
+        (
+            "[tls]\nlisten = ['tcp:1']\ncertificate = 'none'\nprivate_key = 'none'",
+            "clockd.toml: tls.certificate: none: cannot be read: No such file or directory",
+        ),
+        ("[feeds.a]\nkind = 'python'\nplugin = 'none'", "clockd.toml: feeds.a.plugin: there is no entry point none"),
         ("limits", "is no TOML"),
     ],
 )
@@ -165,6 +172,20 @@ def test_check_finds_good_what_can_be_served(tmp_path, users):
     file.write_text(f"[auth]\nusers = '{users}'\n")
     done = clockd("check", "--config", str(file))
     assert (done.returncode, done.stdout, done.stderr) == (0, f"{file}: good\n", "")
+
+
+def test_check_warns_of_what_may_be_wrong(tmp_path, users):
+    file = tmp_path / "clockd.toml"
+    feeds = "[feeds.a]\nkind = 'push'\nread = ['alice', 'anonymous', '*']\npublish = ['alcie']\n"
+    file.write_text(f"[auth]\nusers = '{users}'\n{feeds}[feeds.b]\nkind = 'host'\nread = ['bob']\n")
+    done = clockd("check", "--config", str(file), environment={"CLOCKD_AUTH_USER": "x"})
+    assert (done.returncode, done.stdout) == (0, f"{file}: good\n")
+    typo, *strangers = done.stderr.splitlines()
+    assert typo.endswith("warn     CLOCKD_AUTH_USER: is no key, and not read; did you mean CLOCKD_AUTH_USERS?")
+    assert strangers == [
+        f"{file}: feeds.a.publish: there is no account alcie in {users}",
+        f"{file}: feeds.b.read: there is no account bob in {users}",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -229,6 +250,24 @@ def test_a_signal_ends_the_server_in_good_order(tmp_path, number):
     clients.end(signal.SIGKILL)
 
 
+def test_a_signal_ends_it_even_where_python_ignores_what_is_raised():
+    code = """
+        import signal, sys, types, weakref
+        from clockd.__main__ import main
+
+        def start(prog_name):
+            thing = set()
+            weak = weakref.ref(thing, lambda _: signal.raise_signal(signal.SIGTERM))
+            del thing
+            print("went on")
+
+        sys.modules["clockd.cli"] = types.SimpleNamespace(main=start)
+        main()
+    """
+    done = run(sys.executable, "-c", textwrap.dedent(code))
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
 def test_logs_are_readable_lines_or_json(tmp_path, server):
     line = json.loads(server.line("pushes the time"))
     assert {"time", "level", "logger", "message"} <= set(line)
@@ -262,8 +301,10 @@ def test_watch_prints_json(server):
 
 
 def test_watch_names_what_is_wrong(server, tmp_path):
-    says(watch(server, secret="wrong"), 1, "the name and the secret do not fit")
-    says(watch(server, name="nobody"), 1, "the name and the secret do not fit")
+    says(watch(server, secret="wrong"), 1, "the name and the secret do not fit (as alice)")
+    says(watch(server, name="nobody"), 1, "the name and the secret do not fit (as nobody)")
+    says(watch(server, secret=""), 2, "CLOCKD_SECRET is empty")
+    says(watch(server, "--feed", "time", "--feed", "load"), 2, "a command watches one feed: give it once")
     says(watch(server, "--feed", "other"), 1, "there is no feed other; those that you may read: time")
     says(watch(server, "--feed", "Other"), 1, "there is no feed Other; those that you may read: time")
     says(watch(server, "--deadband", "1"), 1, "the time is always new: it has no deadband")
@@ -272,12 +313,12 @@ def test_watch_names_what_is_wrong(server, tmp_path):
     says(clockd("watch", "alice@clock..org", environment={"CLOCKD_SECRET": "x"}), 2, "is not [NAME@]HOST[:PORT]")
     (tmp_path / "empty").write_text("\nsecond line")
     says(watch(server, "--secret-file", str(tmp_path / "empty")), 2, "is empty")
-    says(watch(server, "--secret-file", str(tmp_path / "none")), 2, "cannot be read")
+    says(watch(server, "--secret-file", str(tmp_path / "none")), 2, "none: cannot be read: No such file or directory\n")
     says(clockd("watch", "alice@127.0.0.1:1", environment={"CLOCKD_SECRET": "x"}), 1, "does clockd listen there?")
     says(clockd("watch", "alice@no.such.host.invalid", environment={"CLOCKD_SECRET": "x"}), 1, "cannot connect to")
     says(clockd("watch", "a@b:c:d", environment={"CLOCKD_SECRET": "x"}), 2, "is not [NAME@]HOST[:PORT]")
     metrics = clockd("watch", f"alice@{server.metrics}", environment={"CLOCKD_SECRET": "x"})
-    says(metrics, 1, "is it clockd that listens there?")
+    says(metrics, 1, "is it clockd that listens there? or does it want --tls?")
     if "CLOCKD_SECRET" not in os.environ:
         says(clockd("watch", "alice@127.0.0.1"), 2, "give --secret-file or set CLOCKD_SECRET")
 

@@ -263,7 +263,7 @@ def test_an_account_that_is_removed_ends_the_client_at_its_next_login(tmp_path):
     clockd("user", "remove", "alice", "--users", str(first.users))
     second = Server(tmp_path, port=endpoint, metrics=metrics)
     assert watch.wait() == 1
-    assert watch.lines[-1] == "clockd: the name and the secret do not fit"
+    assert watch.lines[-1] == "clockd: the name and the secret do not fit (as alice)"
     second.stop()
 
 

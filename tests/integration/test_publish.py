@@ -8,6 +8,7 @@ import subprocess
 import sys
 import textwrap
 
+import click
 import pytest
 from processes import CLOCKD, SECONDS, STARTED, Program, Server, clockd, eventually, run
 
@@ -62,7 +63,8 @@ def watched(server, feed, *options):
     """Return what a feed's newest sample is, as `watch --json` has it."""
     options = ("--feed", feed, "--count", "1", "--json", "--secret-file", str(server.secret_file), *options)
     done = clockd(*words(server, "watch", *options))
-    assert (done.returncode, done.stderr) == (0, ""), done.stderr
+    assert done.returncode == 0, done.stderr
+    assert done.stderr in {"", f"clockd: no sample of {feed} yet\n"}
     return json.loads(done.stdout)
 
 
@@ -108,6 +110,12 @@ def test_a_value_is_json_or_else_a_string(text, value):
     assert cli._value(text) == value
 
 
+@pytest.mark.parametrize("text", ["{", "[1,", '"a', " {celsius: 1}", '[1] or "so"'])
+def test_what_begins_as_json_and_is_none_is_refused(text):
+    with pytest.raises(click.BadParameter, match=r"^no JSON: "):
+        cli._value(text)
+
+
 def test_a_value_is_published_and_its_number_printed(server):
     for number, (text, value) in enumerate(
         [("-5", -5), ('{"a": [false, "ä"]}', {"a": [False, "ä"]}), ("a b", "a b")], 1
@@ -120,8 +128,9 @@ def test_a_value_is_published_and_its_number_printed(server):
 
 def test_what_cannot_be_published_is_one_sentence(server):
     says(publish(server, "nope", "1"), 1, "there is no feed nope; those that you may read: time, load, mood, shut")
-    says(publish(server, "shut", "1"), 1, "this account may not publish to that feed")
-    says(publish(server, "time", "1"), 1, "this account may not publish to that feed")
+    says(publish(server, "shut", "1"), 1, "this account may not publish to shut")
+    says(publish(server, "time", "1"), 1, "this account may not publish to time")
+    says(publish(server, "load", '{"a": }'), 2, "no JSON: Expecting value, at character 7")
     says(publish(server, "load", "[[[[[1]]]]]"), 1, "a value has 4 levels at most")
     says(publish(server, "load", "x" * 5000), 1, "a value has 4096 bytes at most, encoded")
     says(publish(server, "load", "NaN"), 2, "no JSON: NaN")
@@ -132,8 +141,9 @@ def test_what_cannot_be_published_is_one_sentence(server):
     says(publish(server, "--tsl", "load"), 2, "No such option '--tsl'")
     says(publish(server, "load", "1", "2"), 2, "Got unexpected extra argument (2)")
     wrong = {"CLOCKD_SECRET": "wrong"}
-    says(clockd(*words(server, "publish", "load", "1"), environment=wrong), 1, "the name and the secret do not fit")
-    says(clockd(*words(server, "publish"), environment=wrong, stdin=""), 1, "the name and the secret do not fit")
+    says(clockd(*words(server, "publish", "load", "1"), environment=wrong), 1, "do not fit (as alice)")
+    says(clockd(*words(server, "publish"), environment=wrong, stdin=""), 1, "do not fit (as alice)")
+    says(clockd(*words(server, "publish"), environment={"CLOCKD_SECRET": ""}), 2, "CLOCKD_SECRET is empty")
     if "CLOCKD_SECRET" not in os.environ:
         says(clockd(*words(server, "publish"), stdin='{"feed": "load", "value": 1}'), 2, "there is no secret")
     closed = ["bash", "-c", 'exec "$@" <&-', "bash", *CLOCKD, *words(server, "publish")]
@@ -161,8 +171,8 @@ def test_objects_are_published_line_by_line_and_refusals_named(server, arguments
     assert sorted(done.stderr.splitlines(), key=lambda line: int(line.split()[2].rstrip(":"))) == [
         "clockd: line 3: no JSON: NaN",
         "clockd: line 4: no JSON: Expecting value, at character 1",
-        "clockd: line 5: there is no such feed; feeds() returns those that you may read",
-        "clockd: line 6: this account may not publish to that feed",
+        "clockd: line 5: there is no such feed",
+        "clockd: line 6: this account may not publish to shut",
         "clockd: line 7: a value has 4 levels at most",
         "clockd: line 8: a stamp is a finite number of Unix seconds",
         "clockd: line 9: no such key: stmp; there are: feed, value, stamp",
@@ -256,12 +266,12 @@ def test_more_than_an_account_may_publish_waits_and_the_newest_stays(tmp_path, m
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
-def test_a_signal_ends_it_quietly(server, number):
+def test_a_signal_ends_it_in_good_order(server, number):
     pipe = Pipe(server)
     pipe.write('{"feed": "load", "value": 1}\n')
     assert watched(server, "load")["value"] == 1
     pipe.process.send_signal(number)
-    assert pipe.ended() == (0, "", "")
+    assert pipe.ended() == (0, "published 1, refused 0\n", "")
     eventually(lambda: server.scrape()["clockd_avatars"] == 0)
 
 
@@ -315,7 +325,7 @@ def test_an_account_that_is_removed_ends_the_pipe(tmp_path):
     assert pipe.process.wait(SECONDS) == 1
     code, out, err = pipe.ended()
     assert (code, out) == (1, "")
-    assert err.splitlines()[-1] == "clockd: the name and the secret do not fit"
+    assert err.splitlines()[-1] == "clockd: the name and the secret do not fit (as alice)"
     second.stop()
 
 
@@ -409,18 +419,23 @@ def line(server, *options, environment=None):
 def test_a_value_is_a_readable_line(server):
     in_python(server, r"await clock.publish('load', {'é': [1.5, None], 'esc': '\x1b[31m\x9b\n\u202e\U000e0001'}, 5)")
     value = r'{"é": [1.5, null], "esc": "\u001b[31m\u009b\n\u202e\udb40\udc01"}'
-    assert line(server) == f"1970-01-01T00:00:05.000000Z  1  {value}"
+    assert line(server) == f"1970-01-01T00:00:05.000000Z     1  {value}"
     assert json.loads(value)["esc"] == "\x1b[31m\x9b\n\u202e\U000e0001"
     in_python(server, "await clock.publish('load', chr(0x2603))")
     assert line(server, environment={"PYTHONIOENCODING": "latin-1"}).endswith(r'"\u2603"')
     in_python(server, "await clock.publish('load', 'x' * 4000, 1e300)")
-    assert line(server) == f'1e+300  3  "{"x" * 4000}"'
+    assert line(server) == f'1e+300     3  "{"x" * 4000}"'
     in_python(server, "await clock.publish('load', 4, 7e16)")  # of a year that the C library cannot tell
-    assert line(server) == "7e+16  4  4"
+    assert line(server) == "7e+16     4  4"
+    numbers = "[1/3, -20/3, 12345.678, 123456.789, 1763869141.5, 1e300, 5e-324, -0.0, 12345678901234567, True]"
+    in_python(server, f"await clock.publish('load', {numbers}, 5)")
+    rounded = "[0.333333, -6.66667, 12345.7, 123457.0, 1763869142.0, 1e+300, 5e-324, -0.0, 12345678901234567, true]"
+    assert line(server) == f"1970-01-01T00:00:05.000000Z     5  {rounded}"
+    assert watched(server, "load")["value"][0] == 1 / 3
 
 
-def test_on_a_terminal_a_line_is_cut_at_its_width(server):
-    in_python(server, "await clock.publish('load', 'x' * 4000, 5)")
+def test_on_a_terminal_a_line_is_wrapped_and_nothing_is_left_out(server):
+    in_python(server, "await clock.publish('load', {f'key-{i}': 'value' for i in range(6)}, 5)")
     code = """
         import fcntl, os, pty, struct, subprocess, sys, termios
         ours, theirs = pty.openpty()
@@ -431,9 +446,23 @@ def test_on_a_terminal_a_line_is_cut_at_its_width(server):
     """
     options = ("--feed", "load", "--count", "1", "--secret-file", str(server.secret_file))
     done = run(sys.executable, "-c", textwrap.dedent(code), *CLOCKD, *words(server, "watch", *options))
-    shown = f'1970-01-01T00:00:05.000000Z  1  "{"x" * 26}…'
-    assert len(shown) == 60
-    assert done.stdout == f"0 b'' {shown + chr(13) + chr(10)!r}\n"
+    lines = [
+        '1970-01-01T00:00:05.000000Z     1  {"key-0": "value",',
+        '    "key-1": "value", "key-2": "value", "key-3": "value",',
+        '    "key-4": "value", "key-5": "value"}',
+        "",
+    ]
+    shown = "\r\n".join(lines)
+    assert done.stdout == f"0 b'' {shown!r}\n"
+
+
+def test_what_has_no_sample_yet_is_told_once(server):
+    watch = Program(*CLOCKD, *words(server, "watch", "--feed", "load", "--secret-file", str(server.secret_file)))
+    watch.line("clockd: no sample of load yet")
+    assert publish(server, "load", "7").returncode == 0
+    watch.line("  7")
+    assert watch.end(signal.SIGINT) == 0
+    assert len(watch.lines) == 2
 
 
 def test_a_feed_is_watched_at_its_period_and_deadband(server):

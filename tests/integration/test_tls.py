@@ -640,17 +640,19 @@ def test_a_broken_certificate_or_key_is_one_sentence_and_exit_code_2(tmp_path, u
     for name, data in contents.items():
         path = {"certificate": certificate, "key": key}[name]
         path.unlink() if data is None else path.write_bytes(data)
-    done = clockd(command, "--config", str(configuration(tmp_path, users, FREE, certificate, key)))
-    expected = f"clockd: {message.format(certificate=certificate, key=key)}\n"
+    file = configuration(tmp_path, users, FREE, certificate, key)
+    done = clockd(command, "--config", str(file))
+    expected = f"clockd: {file}: {message.format(certificate=certificate, key=key)}\n"
     assert (done.returncode, done.stderr, done.stdout) == (2, expected, "")
 
 
 @pytest.mark.parametrize("command", ["check", "serve"])
 def test_an_endpoint_that_is_none_is_told_with_its_key(tmp_path, users, command):
     _, certificate, key = Chain().write(tmp_path)
-    done = clockd(command, "--config", str(configuration(tmp_path, users, "tcp:x", certificate, key)))
+    file = configuration(tmp_path, users, "tcp:x", certificate, key)
+    done = clockd(command, "--config", str(file))
     assert done.returncode == 2
-    assert done.stderr.startswith("clockd: tls.listen: tcp:x: is no Twisted endpoint"), done.stderr
+    assert done.stderr.startswith(f"clockd: {file}: tls.listen: tcp:x: is no Twisted endpoint"), done.stderr
     assert len(done.stderr.splitlines()) == 1
 
 
@@ -675,5 +677,5 @@ def test_an_address_that_is_taken_is_told_with_its_key(tmp_path, users):
         listen = f"tcp:{taken.getsockname()[1]}:interface=127.0.0.1"
         done = clockd("serve", "--config", str(configuration(tmp_path, users, listen, certificate, key)))
     assert done.returncode == 1
-    assert f"clockd: tls.listen: {listen}: Address already in use" in done.stderr
+    assert f"clockd.toml: tls.listen: {listen}: Address already in use" in done.stderr
     assert "Traceback" not in done.stderr

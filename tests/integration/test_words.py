@@ -45,6 +45,10 @@ class Block:
         return self.language == "sh" and "clockd serve" in self.text
 
     @property
+    def is_feeds(self):
+        return self.language == "toml" and self.text.startswith("[feeds.")
+
+    @property
     def is_make(self):
         return self.language == "sh" and all(line.split()[0] == "make" for line in self.text.splitlines())
 
@@ -60,7 +64,7 @@ BLOCKS = [block for page in PAGES for block in blocks_of(page)]
 
 
 def some(*, language):
-    blocks = [b for b in BLOCKS if b.language == language and not b.is_server and not b.is_make]
+    blocks = [b for b in BLOCKS if b.language == language and not (b.is_server or b.is_make or b.is_feeds)]
     return pytest.mark.parametrize("block", blocks, ids=str)
 
 
@@ -112,7 +116,7 @@ def plain_environment():
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
-    """The README's server, started by the README's commands, on free ports."""
+    """The README's server, started by the README's commands, on free ports and with the feeds of the pages."""
     (block,) = [block for block in BLOCKS if block.is_server]
     folder = tmp_path_factory.mktemp("words")
     (folder / ".venv").mkdir()
@@ -120,7 +124,8 @@ def server(tmp_path_factory):
     listen = "tcp:0:interface=127.0.0.1"
     environment = plain_environment()
     own = {"CLOCKD_SERVER_LISTEN": f'["{listen}"]', "CLOCKD_METRICS_LISTEN": listen}
-    script = re.sub(r"^(\S*clockd serve)", r"exec \1", block.text, flags=re.MULTILINE)
+    (folder / "clockd.toml").write_text("".join(b.text for b in BLOCKS if b.is_feeds), encoding="utf-8")
+    script = re.sub(r"^(\S*clockd serve)", r"exec \1 --config clockd.toml", block.text, flags=re.MULTILINE)
     output = folder / "server.log"
     with running(["bash", "-euc", script], folder, environment | own, output) as process:
         said = wait_for(lambda text: "metrics are on" in text, process, output)
