@@ -21,6 +21,7 @@ class Client:
         self.period = period
         self.seen = 0
         self.apart = None
+        self.running = None  # what nobody holds is collected
 
     async def watch(self, port, name, secret, entered):
         last = None
@@ -56,7 +57,7 @@ async def main(port, name, secret, count):
         entered = []
         for client in clients[start : start + 100]:
             entered.append(Deferred())
-            Deferred.fromCoroutine(client.watch(port, name, secret, entered[-1])).addErrback(failed)
+            client.running = Deferred.fromCoroutine(client.watch(port, name, secret, entered[-1])).addErrback(failed)
         await gatherResults(entered)
     StandardIO(Commands(clients))
     print("all are in", flush=True)
