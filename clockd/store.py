@@ -70,8 +70,6 @@ _NONE = -1
 """No file descriptor."""
 
 _DAMAGED = frozenset((sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB))
-_PASSING = frozenset((sqlite3.SQLITE_FULL, sqlite3.SQLITE_BUSY))
-"""Errors after which a connection is as good as it was."""
 
 _ADVICE = {
     sqlite3.SQLITE_FULL: "the disk is full; make room on it",
@@ -364,19 +362,14 @@ class Database:
         return self._try(changed)
 
     def _try(self, changed: Batch) -> Batch | None:
-        """Do what `exchange` does, without a remedy for damage; of a connection that may be no good it lets go."""
+        """Do what `exchange` does, without a remedy for damage; after any other error the file is opened anew."""
         try:
             return self._exchange(changed)
-        except sqlite3.Error as error:
-            kind = _kind(error)
-            if kind in _DAMAGED:
-                raise Damaged(f"is damaged ({error})") from error
-            if kind not in _PASSING or not self._ready:
-                self._disconnect()
-            raise
         except Damaged:
             raise
-        except BaseException:
+        except BaseException as error:
+            if isinstance(error, sqlite3.Error) and _kind(error) in _DAMAGED:
+                raise Damaged(f"is damaged ({error})") from error
             self._disconnect()
             raise
 

@@ -277,6 +277,12 @@ class BatchTests(StoreCase):
         self.passes(store, BATCH_SECONDS * 0.1)
         self.assertEqual(self.rows(), ["alice", "bob"])
 
+    def test_a_sample_is_written_as_soon_as_an_account(self):
+        store = self.opened()
+        store.retain("load", LOAD)
+        self.passes(store, BATCH_SECONDS)
+        self.assertEqual(self.rows("SELECT sequence FROM sample"), [7])
+
     def test_ten_thousand_changes_are_one_thing_to_do_for_the_thread(self):
         store = self.opened()
         for number in range(10_000):
@@ -809,6 +815,14 @@ class MigrationTests(StoreCase):
         with self.assertRaises(FileNotFoundError):
             migrate(connection, ["", "DELETE FROM one"], str(self.folder / "missing" / "backup"))
         self.assertEqual(self.rows("SELECT * FROM one"), [1])
+
+    def test_of_a_copy_that_could_not_be_made_nothing_stays(self):
+        self.migrated(["CREATE TABLE one (x); INSERT INTO one VALUES (1)"]).close()
+        connection = self.connection()
+        with self.assertRaises(sqlite3.OperationalError):
+            migrate(connection, ["", "DELETE FROM one"], str(self.folder / ("x" * 250)))  # with more it is too long
+        connection.close()
+        self.assertEqual((self.rows("SELECT * FROM one"), self.names()), ([1], ["state.sqlite"]))
 
     def test_a_name_is_unused_if_neither_a_file_has_it_nor_a_log(self):
         name = str(self.folder / "name")
