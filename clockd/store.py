@@ -413,6 +413,9 @@ class Database:
         """Open the file that is there, or make one."""
         replaced = self._file != _NONE and not self._is_in_place()
         if replaced:
+            for side in _SIDES:  # SQLite would take what it left there for the log of the next file
+                if _identity(self._real + side) in self._sides:
+                    Path(self._real + side).unlink()
             self._forget()
         if self._path.exists() and not self._path.is_file():  # a FIFO would be waited for
             raise Unusable("is no regular file; name another in server.state")
@@ -497,10 +500,7 @@ class Database:
         self._pool.disconnect(self._pool.connections.get(self._pool.threadID()))
 
     def _forget(self) -> None:
-        """Let go of the file; with it goes a log that has stayed, or SQLite would take it for the next file's."""
-        for side in _SIDES:
-            if _identity(self._real + side) in self._sides:
-                Path(self._real + side).unlink()
+        """Let go of the file, to which there is no connection any more."""
         if self._file != _NONE:
             os.close(self._file)
         self._file, self._unread, self._sides = _NONE, True, set()

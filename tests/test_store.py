@@ -249,6 +249,16 @@ class SQLiteStoreTests(Suite, StoreCase):
         self.filled()
         self.assertEqual(self.names(), ["state.sqlite"])
 
+    def test_closing_takes_nothing_from_another_program_that_has_it_open(self):
+        store = self.opened()
+        with closing(sqlite3.connect(self.path)) as other:
+            other.execute("SELECT * FROM account").fetchall()
+            store.remember("alice", ALICE)
+            self.closed(store)
+            self.assertEqual(self.rows(), ["alice"])
+            self.assertEqual(other.execute("SELECT name FROM account").fetchall(), [("alice",)])
+        self.assertEqual(self.kept()[0], {"alice": ALICE})
+
     def test_closing_leaves_no_thread_and_no_trigger(self):
         threads = active_count()
         store = self.opened()
