@@ -70,8 +70,6 @@ _NONE = -1
 """No file descriptor."""
 
 _DAMAGED = frozenset((sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB))
-_PASSING = frozenset((sqlite3.SQLITE_FULL, sqlite3.SQLITE_BUSY))
-"""Errors after which a connection is as good as it was."""
 
 _ADVICE = {
     sqlite3.SQLITE_FULL: "the disk is full; make room on it",
@@ -364,19 +362,14 @@ class Database:
         return self._try(changed)
 
     def _try(self, changed: Batch) -> Batch | None:
-        """Do what `exchange` does, without a remedy for damage; of a connection that may be no good it lets go."""
+        """Do what `exchange` does, without a remedy for damage; after any other error the file is opened anew."""
         try:
             return self._exchange(changed)
-        except sqlite3.Error as error:
-            kind = _kind(error)
-            if kind in _DAMAGED:
-                raise Damaged(f"is damaged ({error})") from error
-            if kind not in _PASSING or not self._ready:
-                self._disconnect()
-            raise
         except Damaged:
             raise
-        except BaseException:
+        except BaseException as error:
+            if isinstance(error, sqlite3.Error) and _kind(error) in _DAMAGED:
+                raise Damaged(f"is damaged ({error})") from error
             self._disconnect()
             raise
 
@@ -420,6 +413,9 @@ class Database:
         """Open the file that is there, or make one."""
         replaced = self._file != _NONE and not self._is_in_place()
         if replaced:
+            for side in _SIDES:  # SQLite would take what it left there for the log of the next file
+                if _identity(self._real + side) in self._sides:
+                    Path(self._real + side).unlink()
             self._forget()
         if self._path.exists() and not self._path.is_file():  # a FIFO would be waited for
             raise Unusable("is no regular file; name another in server.state")
@@ -504,10 +500,7 @@ class Database:
         self._pool.disconnect(self._pool.connections.get(self._pool.threadID()))
 
     def _forget(self) -> None:
-        """Let go of the file; with it goes a log that has stayed, or SQLite would take it for the next file's."""
-        for side in _SIDES:
-            if _identity(self._real + side) in self._sides:
-                Path(self._real + side).unlink()
+        """Let go of the file, to which there is no connection any more."""
         if self._file != _NONE:
             os.close(self._file)
         self._file, self._unread, self._sides = _NONE, True, set()

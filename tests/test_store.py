@@ -249,6 +249,16 @@ class SQLiteStoreTests(Suite, StoreCase):
         self.filled()
         self.assertEqual(self.names(), ["state.sqlite"])
 
+    def test_closing_takes_nothing_from_another_program_that_has_it_open(self):
+        store = self.opened()
+        with closing(sqlite3.connect(self.path)) as other:
+            other.execute("SELECT * FROM account").fetchall()
+            store.remember("alice", ALICE)
+            self.closed(store)
+            self.assertEqual(self.rows(), ["alice"])
+            self.assertEqual(other.execute("SELECT name FROM account").fetchall(), [("alice",)])
+        self.assertEqual(self.kept()[0], {"alice": ALICE})
+
     def test_closing_leaves_no_thread_and_no_trigger(self):
         threads = active_count()
         store = self.opened()
@@ -276,6 +286,12 @@ class BatchTests(StoreCase):
         self.assertEqual(self.rows(), [])
         self.passes(store, BATCH_SECONDS * 0.1)
         self.assertEqual(self.rows(), ["alice", "bob"])
+
+    def test_a_sample_is_written_as_soon_as_an_account(self):
+        store = self.opened()
+        store.retain("load", LOAD)
+        self.passes(store, BATCH_SECONDS)
+        self.assertEqual(self.rows("SELECT sequence FROM sample"), [7])
 
     def test_ten_thousand_changes_are_one_thing_to_do_for_the_thread(self):
         store = self.opened()
@@ -809,6 +825,14 @@ class MigrationTests(StoreCase):
         with self.assertRaises(FileNotFoundError):
             migrate(connection, ["", "DELETE FROM one"], str(self.folder / "missing" / "backup"))
         self.assertEqual(self.rows("SELECT * FROM one"), [1])
+
+    def test_of_a_copy_that_could_not_be_made_nothing_stays(self):
+        self.migrated(["CREATE TABLE one (x); INSERT INTO one VALUES (1)"]).close()
+        connection = self.connection()
+        with self.assertRaises(sqlite3.OperationalError):
+            migrate(connection, ["", "DELETE FROM one"], str(self.folder / ("x" * 250)))  # with more it is too long
+        connection.close()
+        self.assertEqual((self.rows("SELECT * FROM one"), self.names()), ([1], ["state.sqlite"]))
 
     def test_a_name_is_unused_if_neither_a_file_has_it_nor_a_log(self):
         name = str(self.folder / "name")

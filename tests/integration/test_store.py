@@ -217,6 +217,20 @@ def test_a_file_that_another_program_has_locked(path):
     assert len(keeper.comes_out_of_it()) == 1
 
 
+def test_two_that_have_one_file_lose_nothing_of_each_other_s(path):
+    keepers = [Keeper(path, 1000, name) for name in "ab"]
+    ended = []
+    for keeper, name in zip(keepers, "ab", strict=True):
+        for other in keepers[len(ended) :]:
+            other.goes_on()
+        assert keeper.end() == 0, keeper.output
+        assert keeper.said("level") == []
+        ended.append((name, keeper.now()["count"]))
+        found = kept(path)
+        for first, last in ended:
+            assert all(found.get(f"{first}-{count}") == count for count in range(1, last + 1))
+
+
 def remove(path):
     path.unlink()
 
