@@ -99,7 +99,10 @@ def _arguments(broker: pb.Broker, args: Any, kw: Any) -> tuple[tuple[object, ...
         raise InvalidValue("arguments that this server does not take") from error
     if _refers(args) or _refers(kw):
         raise InvalidValue("a list, tuple or dict that occurs twice in a call, or in itself: send a copy of it")
-    raise InvalidValue("an argument is None, bool, int, float, str, bytes, list, tuple, dict or a remote reference")
+    raise InvalidValue(
+        "an argument is None, bool, int, float, str, bytes, list, tuple, dict or a remote reference; "
+        "a key of a dict is no container, and an int of it has 64 bits"
+    )
 
 
 def is_plain(jelly: Any) -> bool:

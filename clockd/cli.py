@@ -240,9 +240,10 @@ def publish(target: str, feed: str | None, value: str | None, **login: Any) -> N
     and - as VALUE, each line is a JSON value of that feed. Blank lines are passed over.
 
     A line is published as soon as it is read, several are under way at a time, and no more is read than can be
-    published: a source that is faster than the server, or than its limit of samples a second, waits. Each line that is
-    refused is named on standard error; the rest is published. At the end, or on Ctrl-C, the counts are printed, and the
-    exit code is 1 if any was refused.
+    published: a source that is faster than the server, or than its limit of samples a second, waits. When that limit is
+    met, lines that were under way may be left out, because newer ones of their feed have been published: the newest
+    never is. Each line that is refused is named on standard error; the rest is published. At the end, or on Ctrl-C, the
+    counts are printed, and the exit code is 1 if any was refused.
 
     \b
     Examples:
@@ -277,7 +278,7 @@ def publish(target: str, feed: str | None, value: str | None, **login: Any) -> N
             else:
                 drive(partial(_publish, dial, feed, _value(value)))
             if counts:
-                click.echo("published {published}, refused {refused}".format_map(counts))
+                click.echo(_summary(**counts))
         sys.exit(1 if counts.get("refused") else 0)
 
 
@@ -813,6 +814,11 @@ async def _publish_lines(
             await pump.run(Lines(sys.stdin.fileno(), reactor))
         finally:
             counts.update(pump.counts)
+
+
+def _summary(published: int, refused: int, left_out: int) -> str:
+    newer = f", left out {left_out}, because newer ones had been published" if left_out else ""
+    return f"published {published}, refused {refused}{newer}"
 
 
 def _as_line(reading: "Reading") -> str:

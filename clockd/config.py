@@ -158,7 +158,7 @@ class PrometheusFeed(Feed, frozen=True, kw_only=True, tag="prometheus"):
         every: Seconds between two scrapes.
     """
 
-    url: Annotated[str, Meta(pattern="^https?://[^/]")]
+    url: str
     metrics: Annotated[tuple[Annotated[str, Meta(min_length=1)], ...], Meta(min_length=1)]
     every: Seconds = 15.0
 
@@ -197,7 +197,7 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True):
     limits: Limits = field(default_factory=Limits)
     avatars: Avatars = Avatars()
     metrics: Metrics = Metrics()
-    feeds: Annotated[dict[str, AnyFeed], Meta(max_length=MOST_FEEDS - 1)] = {}  # and the time
+    feeds: dict[str, AnyFeed] = {}
 
 
 _SECTIONS: dict[str, type[Struct]] = {
@@ -238,6 +238,8 @@ def load(
     where = str(file or "defaults")
     feeds = tree.get("feeds", {})
     if isinstance(feeds, dict):
+        if len(feeds) >= MOST_FEEDS:
+            raise Misconfigured(f"{where}: feeds: there are {len(feeds)}, and {MOST_FEEDS - 1} at most can be served")
         for name, section in feeds.items():
             _check_feed(where, name, section)
     try:

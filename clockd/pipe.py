@@ -11,6 +11,7 @@ import math
 import os
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from errno import EIO
 from typing import Any, NamedTuple, Self
 
 from twisted.internet.defer import CancelledError, Deferred
@@ -42,6 +43,9 @@ PAUSE_SECONDS = 0.1
 
 LINE_ERRORS = (InvalidValue, NotConnected, NotPermitted, ServerFault, TooManyPublishes, UnknownFeed)
 """What is wrong with a line, or was at its moment; anything else ends the pipe."""
+
+KEY_LETTERS = 40
+"""As much is told of a key that there is not."""
 
 KEYS = {"feed", "value", "stamp"}
 OTHER_KEYS = {"sequence", "age", "offset", "bound", "round_trip"}
@@ -108,7 +112,8 @@ def outgoing_of(text: str) -> Outgoing:
         raise InvalidValue('no object with "feed", a string, and "value"')
     unknown = found.keys() - KEYS - OTHER_KEYS
     if unknown:
-        raise InvalidValue(f"no such key: {', '.join(sorted(unknown))}; there are: feed, value, stamp")
+        told = ascii(min(unknown)[:KEY_LETTERS])[1:-1]
+        raise InvalidValue(f"no such key: {told}; there are: feed, value, stamp")
     return Outgoing(found["feed"], found["value"], found.get("stamp"))
 
 
@@ -119,6 +124,9 @@ class Lines:
     Args:
         descriptor: A pipe, a terminal or a file.
         reactor: Says when it can be read.
+
+    Raises:
+        OSError: It cannot be read; raised where a line is wanted.
     """
 
     def __init__(self, descriptor: int, reactor: IReactorFDSet) -> None:
@@ -129,6 +137,7 @@ class Lines:
         self._rest = b""
         self._too_long = False
         self._ended = False
+        self._error: OSError | None = None
         self._waiting: Deferred[None] | None = None
 
     def __aiter__(self) -> Self:
@@ -138,6 +147,8 @@ class Lines:
     async def __anext__(self) -> Line:
         """Return the next line, as soon as it is whole."""
         while not self._lines:
+            if self._error is not None:
+                raise self._error
             if self._ended:
                 raise StopAsyncIteration
             self._waiting = Deferred(lambda _: self._reactor.removeReader(self))
@@ -159,8 +170,10 @@ class Lines:
             data = os.read(self._descriptor, READ_BYTES)
         except BlockingIOError:
             return
-        except OSError:  # a terminal that has gone
+        except OSError as error:
             data = b""
+            if error.errno != EIO:  # of a terminal that has gone
+                self._error = OSError(f"the input cannot be read: {error.strerror}")
         if data:
             self._take(data)
         else:
@@ -201,7 +214,7 @@ class Pump:
     """Publishes lines in their order, several at a time.
 
     From the first sample on for which the account had published as much as it may, it is one at a time: each is tried
-    again until it is taken, unless a later one of its feed was taken before.
+    again until it is taken, or left out because a later one of its feed was taken before.
 
     Args:
         publish: Publishes a sample; raises what `ClockClient.publish` raises.
@@ -210,7 +223,7 @@ class Pump:
         clock: Monotonic time.
 
     Attributes:
-        counts: Lines published, and refused.
+        counts: Lines published, refused, and left out.
     """
 
     def __init__(
@@ -220,7 +233,7 @@ class Pump:
         refused: Callable[[int, str], object],
         clock: IReactorTime,
     ) -> None:
-        self.counts = {"published": 0, "refused": 0}
+        self.counts = {"published": 0, "refused": 0, "left_out": 0}
         self._publish = publish
         self._parse = parse
         self._refused = refused
@@ -229,7 +242,7 @@ class Pump:
         self._flying: set[Deferred[None]] = set()
         self._landed: Deferred[None] | None = None
         self._newest: dict[str, int] = {}  # the last line of each feed that was taken
-        self._again: list[tuple[int, Outgoing, TooManyPublishes]] = []
+        self._again: list[tuple[int, Outgoing]] = []
         self._work: Deferred[None] | None = None
         self._failure: Failure | None = None
 
@@ -297,9 +310,9 @@ class Pump:
     async def _send(self, number: int, outgoing: Outgoing) -> None:
         try:
             await self._publish(*outgoing)
-        except TooManyPublishes as error:
+        except TooManyPublishes:
             self._most = 1
-            self._again.append((number, outgoing, error))
+            self._again.append((number, outgoing))
         except LINE_ERRORS as error:
             self._refuse(number, error)
         else:
@@ -309,9 +322,9 @@ class Pump:
     async def _send_again(self) -> None:
         """Publish what was too much, one after the other, while nothing else is under way."""
         while self._again:
-            number, outgoing, error = self._again.pop(0)
+            number, outgoing = self._again.pop(0)
             if self._newest.get(outgoing.feed, 0) > number:
-                self._refuse(number, error)
+                self.counts["left_out"] += 1
                 continue
             await self._send(number, outgoing)
             if self._again and self._again[-1][0] == number:  # still too much

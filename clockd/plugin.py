@@ -5,8 +5,10 @@ from it is copied before it crosses.
 """
 
 from collections.abc import Callable
+from contextlib import suppress
 from copy import deepcopy
 from importlib.metadata import EntryPoint, entry_points
+from inspect import iscoroutine
 from queue import SimpleQueue
 from threading import Thread
 from typing import Any, TypeVar
@@ -180,15 +182,27 @@ class PluginSource(Service):
                 self._plugin = self._load()
             value = self._plugin()
             stamp = self._now()
+            _refuse_awaitable(value)
             self._check(value)
             return deepcopy(value), stamp
         except BaseException as error:  # noqa: BLE001  # SystemExit as well: a plug-in ends nothing but its call
             return RuntimeError(_words(error))
 
 
+def _refuse_awaitable(value: object) -> None:
+    """Raise if something is no value yet, and see that nobody hears of what becomes of it."""
+    if isinstance(value, Deferred):
+        value.addErrback(lambda _: None)
+        raise InvalidValue("returned a Deferred: a plug-in returns a value")
+    if iscoroutine(value):
+        value.close()
+        raise InvalidValue("returned a coroutine: a plug-in returns a value")
+
+
 def _words(error: BaseException) -> str:
-    name = type(error).__name__
-    try:
-        return f"{name}: {error}"
-    except BaseException:  # noqa: BLE001  # as above
-        return name
+    """Return what an error says of itself; both its name and its text may be code of the plug-in's."""
+    words = "an error without a name"
+    with suppress(BaseException):  # as above
+        words = f"{type(error).__name__}: "
+        words = f"{words}{error}"
+    return words

@@ -1,19 +1,29 @@
 """Feeds that are filled with what an exporter has for Prometheus.
 
-Rules of this module: of Prometheus it knows the parser only.
+An answer is gathered in the reactor's thread, and looked at in another: there it may take its time.
+
+Rules of this module: nothing but the number of its bytes, and where its head ends, is found out of an answer in the
+reactor's thread; whatever is done with it takes a time that grows with these bytes alone, and piece by piece, because
+Python's lock is shared.
 """
 
+import ipaddress
+import math
 import re
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
+from http.client import HTTPException, HTTPResponse, IncompleteRead
+from io import BytesIO
 from socket import AF_INET6, SOCK_STREAM, getaddrinfo
+from types import SimpleNamespace
 from typing import Any, NamedTuple, NoReturn, Protocol, TypeVar
 
-from prometheus_client.parser import text_string_to_metric_families
 from twisted.application.service import Service
 from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.endpoints import HostnameEndpoint, wrapClientTLS
+from twisted.internet.error import ConnectionDone
 from twisted.internet.interfaces import (
     IProtocol,
     IProtocolFactory,
@@ -22,14 +32,10 @@ from twisted.internet.interfaces import (
     IResolutionReceiver,
     IStreamClientEndpoint,
 )
+from twisted.internet.protocol import Factory, connectionDone
 from twisted.internet.protocol import Protocol as TwistedProtocol
-from twisted.internet.protocol import connectionDone
 from twisted.internet.task import LoopingCall
 from twisted.python.failure import Failure
-from twisted.web.client import URI, Agent, HTTPConnectionPool, ResponseDone, ResponseFailed
-from twisted.web.http import OK, PotentialDataLoss
-from twisted.web.http_headers import Headers
-from twisted.web.iweb import IAgentEndpointFactory
 from zope.interface import directlyProvides, implementer
 
 from clockd import __version__
@@ -37,21 +43,45 @@ from clockd.certificate import ClientTLS, failed_for
 from clockd.errors import InvalidValue, Misconfigured
 from clockd.feeds import LatestFeed
 
-PAGE_BYTES = 8 * 2**20
-"""Longest page."""
+ANSWER_BYTES = 8 * 2**20
+"""Longest answer, with its head."""
+
+HEAD_BYTES = 65536
+"""Longest head."""
+
+LINE_BYTES = 8192
+"""Longest line of a sample; a value has 4096 bytes at most."""
+
+MOST_SAMPLES = 1000
+"""No value has as many."""
 
 SCRAPE_SECONDS = 10.0
-"""As long as a scrape may take, from the beginning of the request to the end of the page."""
+"""As long as a scrape may take, from the beginning of the request to the end of the answer."""
 
 T = TypeVar("T")
 
 Addresses = Sequence[tuple[Any, ...]]
 """What `getaddrinfo` returns."""
 
-_HEADERS = Headers({"accept": ["text/plain;version=0.0.4"], "user-agent": [f"clockd/{__version__}"]})
-_URL = re.compile(r"https?://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*\.?)(:[0-9]{1,5})?([/?][!-~]*)?")
-_LABEL = r'[A-Za-z_][A-Za-z0-9_]*="(?:[^"\\\n]|\\[\\n"])*"'
-_SELECTOR = re.compile(rf"[A-Za-z_:][A-Za-z0-9_:]*(\{{({_LABEL}(, *{_LABEL})*)?\}})?")
+_OK = 200
+_WORD = "[A-Za-z0-9_-]{1,63}"  # as long as a name server takes one
+_URL = re.compile(
+    rf"(?P<scheme>https?)://(?P<place>(\[(?P<v6>[0-9A-Fa-f:.]+)\]|(?P<name>{_WORD}(\.{_WORD})*\.?))"
+    r'(:(?P<port>[0-9]{1,5}))?)(?P<path>[/?][!"$-~]*)?'
+)
+_HEAD_END = re.compile(rb"\n\r?\n")
+_LENGTH = re.compile(rb"\ncontent-length:[ \t]*([0-9]{1,9})[ \t]*\r?\n", re.IGNORECASE)
+_CODED = re.compile(rb"\ntransfer-encoding:", re.IGNORECASE)
+_NAME = "(?P<name>[A-Za-z_:][A-Za-z0-9_:]*+)"
+_LABEL = r'[A-Za-z_][A-Za-z0-9_]*="(?:[^"\\\n]|\\[\\n"])*+"'
+_SELECTOR = re.compile(rf"{_NAME}(\{{(?P<labels>{_LABEL}(, *{_LABEL})*)?\}})?")
+_LOOSE_LABEL = r'[A-Za-z_][A-Za-z0-9_]*+[ \t]*+=[ \t]*+"(?:[^"\\]|\\.)*+"[ \t]*+'
+_SAMPLE = re.compile(
+    rf"[ \t]*+{_NAME}[ \t]*+(\{{[ \t]*+(?P<labels>({_LOOSE_LABEL}(,[ \t]*+|(?=\}})))*+)\}})?"
+    r"[ \t]*+(?P<value>[^\s_]+)([ \t].*)?"  # behind the value there may be a moment
+)
+_PAIR = re.compile(r'(\w+)[ \t]*+=[ \t]*+"((?:[^"\\]|\\.)*+)"')
+_ESCAPED = re.compile(r'\\([\\n"])')
 _ESCAPES = {ord("\\"): "\\\\", ord("\n"): "\\n", ord('"'): '\\"'}
 
 
@@ -60,29 +90,6 @@ class InThread(Protocol):
 
     def __call__(self, what: Callable[[], T]) -> Deferred[T]:
         """Call; to cancel is to hear no more of it, or to have it not called if it has not begun."""
-
-
-def endpoint_for(key: str, url: str, reactor: object, in_thread: InThread) -> IStreamClientEndpoint:
-    """Return where an exporter listens.
-
-    Args:
-        key: The configuration key, for errors.
-        url: As the operator wrote it.
-        reactor: A Twisted reactor.
-        in_thread: Where its name is looked up, which takes long if no name server answers.
-
-    Raises:
-        Misconfigured: It is no URL that can be scraped.
-    """
-    found = _URL.fullmatch(url)
-    uri = URI.fromBytes(url.encode("ascii")) if found else None
-    if uri is None or not 0 < uri.port < 65536:
-        raise Misconfigured(
-            f"{key}: {url}: is no URL such as http://localhost:9100/metrics, without a name and password"
-        )
-    host = uri.host.decode()
-    endpoint = _Host(reactor, host, uri.port, in_thread)
-    return wrapClientTLS(ClientTLS(host), endpoint) if uri.scheme == b"https" else endpoint
 
 
 @implementer(IStreamClientEndpoint)
@@ -162,125 +169,147 @@ def selector_for(key: str, words: str) -> Selector:
     Raises:
         Misconfigured: It is neither.
     """
-    families = text_string_to_metric_families(f"{words} 1") if _SELECTOR.fullmatch(words) else ()
-    try:
-        ((sample,),) = (each.samples for each in families)
-    except ValueError as error:  # also if a label is there twice
-        raise Misconfigured(
-            f'{key}: {words}: is neither a name such as up nor one with labels such as up{{job="node"}}'
-        ) from error
-    return Selector(sample.name, sample.labels)
+    found = _SELECTOR.fullmatch(words)
+    with suppress(ValueError):
+        if found is not None:
+            return Selector(found["name"], _labels_of(found["labels"] or ""))
+    raise Misconfigured(f'{key}: {words}: is neither a name such as up nor one with labels such as up{{job="node"}}')
 
 
-class PageSource(Protocol):
-    """Where the page of an exporter is had."""
+class Answer(NamedTuple):
+    """What an exporter has sent.
 
-    async def page(self) -> bytes:
-        """Return the page as it is now; if this is cancelled, the connection ends.
+    Attributes:
+        data: All of it.
+        whole: Whether nothing says that there should have been more.
+    """
+
+    data: bytearray
+    whole: bool
+
+
+class AnswerSource(Protocol):
+    """Where the answer of an exporter is had."""
+
+    async def answer(self) -> Answer:
+        """Return the answer as it is now; if this is cancelled, the connection ends.
 
         Raises:
             Exception: There is none; the message says why.
         """
 
-    def close(self) -> Deferred[None]:
-        """Let go of the connection; fires when it is closed."""
 
-
-@implementer(IAgentEndpointFactory, IStreamClientEndpoint)
 class Exporter:
-    """An exporter, asked over a connection that is kept.
-
-    Twisted's agent cannot end a connection on which a body comes, so this remembers the one that it has made.
+    """An exporter, asked over a connection that is made for one request.
 
     Args:
-        url: Where the metrics are.
-        endpoint: Where the exporter listens.
-        clock: Monotonic time.
+        endpoint: Where it listens.
+        request: What it is sent.
     """
 
-    def __init__(self, url: str, endpoint: IStreamClientEndpoint, clock: IReactorTime) -> None:
-        self._url = url
+    def __init__(self, endpoint: IStreamClientEndpoint, request: bytes) -> None:
         self._endpoint = endpoint
-        self._pool = HTTPConnectionPool(clock)
-        self._agent = Agent.usingEndpointFactory(clock, self, self._pool)
-        self._connection: IProtocol | None = None
+        self._request = request
 
-    async def page(self) -> bytes:
-        """As for any `PageSource`; an answer other than 200 is an error."""
-        response = await self._agent.request(b"GET", self._url.encode("ascii"), _HEADERS)
-        body = _Body(self._abort)
-        response.deliverBody(body)
-        page = await body.whole
-        if response.code != OK:
-            raise ConnectionError(f"{self._url} answers {response.code} {response.phrase.decode(errors='replace')}")
-        return page
-
-    def close(self) -> Deferred[None]:
-        """As for any `PageSource`."""
-        closed: Deferred[None] = self._pool.closeCachedConnections()
-        self._abort()
-        return closed
-
-    def endpointForURI(self, uri: URI) -> IStreamClientEndpoint:
-        """Return where the agent connects to."""
-        return self
-
-    def connect(self, protocolFactory: IProtocolFactory) -> Deferred[IProtocol]:
-        """Connect, and remember the connection."""
-        connecting: Deferred[IProtocol] = self._endpoint.connect(protocolFactory)
-        return connecting.addCallback(self._connected)
-
-    def _connected(self, connection: IProtocol) -> IProtocol:
-        self._connection = connection
-        return connection
-
-    def _abort(self) -> None:
-        transport = getattr(self._connection, "transport", None)
-        if transport is not None:
-            transport.abortConnection()
+    async def answer(self) -> Answer:
+        """As for any `AnswerSource`."""
+        asking = _Asking(self._request)
+        factory = Factory.forProtocol(lambda: asking)
+        factory.noisy = False
+        await self._endpoint.connect(factory)
+        return await asking.answered
 
 
-class _Body(TwistedProtocol):
-    """Takes the body of an answer.
+class _Asking(TwistedProtocol):
+    """Asks, and gathers the answer.
 
     Args:
-        abort: Ends the connection.
+        request: What is sent.
 
     Attributes:
-        whole: Fires with all of it.
+        answered: Fires with the answer, and the connection ends.
     """
 
-    def __init__(self, abort: Callable[[], None]) -> None:
-        self.whole: Deferred[bytes] = Deferred(lambda _: abort())
-        self._abort = abort
+    def __init__(self, request: bytes) -> None:
+        self._request = request
+        self.answered: Deferred[Answer] = Deferred(lambda _: self._abort())
         self._data = bytearray()
+        self._end: float | None = None
+
+    def connectionMade(self) -> None:
+        """Ask."""
+        self.transport.write(self._request)  # type: ignore[union-attr]  # there is one
 
     def dataReceived(self, data: bytes) -> None:
-        """Take a part, or give up if there is too much."""
+        """Take a part; give up if there is too much."""
+        if self.answered.called:
+            return
         self._data += data
-        if len(self._data) > PAGE_BYTES and not self.whole.called:
+        if self._end is None:
+            self._end = _end_of(self._data)
+        most = HEAD_BYTES if self._end is None else ANSWER_BYTES
+        if len(self._data) > most:
             self._abort()
-            self.whole.errback(ValueError(f"the page is longer than {PAGE_BYTES} bytes"))
+            what = "the head of the answer" if self._end is None else "the answer"
+            self.answered.errback(ValueError(f"{what} is longer than {most} bytes"))
+        elif self._end is not None and len(self._data) >= self._end:
+            self._abort()
+            self.answered.callback(Answer(self._data, True))
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
-        """Tell that it has ended, well or not; an exporter may say neither how long it is nor send it in chunks."""
-        if self.whole.called:
+        """Tell that it has ended, well or not; an answer may say neither how long it is nor come in chunks."""
+        if self.answered.called:
             return
-        if reason.check(ResponseDone, PotentialDataLoss):
-            self.whole.callback(bytes(self._data))
+        if self._data:
+            self.answered.callback(Answer(self._data, reason.check(ConnectionDone) is not None))
+        elif reason.check(ConnectionDone):
+            self.answered.errback(ConnectionError("the exporter has ended the connection without an answer"))
         else:
-            self.whole.errback(reason)
+            self.answered.errback(reason)
+
+    def _abort(self) -> None:
+        self.transport.abortConnection()  # type: ignore[union-attr]  # there is one
+
+
+def exporter_for(key: str, url: str, reactor: object, in_thread: InThread) -> Exporter:
+    """Return an exporter by its URL.
+
+    Args:
+        key: The configuration key, for errors.
+        url: As the operator wrote it.
+        reactor: A Twisted reactor.
+        in_thread: Where its name is looked up, which takes long if no name server answers.
+
+    Raises:
+        Misconfigured: It is no URL that can be scraped.
+    """
+    found = _URL.fullmatch(url)
+    if found is None or not _is_place(found):
+        raise Misconfigured(
+            f"{key}: {url}: is no URL such as http://localhost:9100/metrics, without a name, a password or a #"
+        )
+    host = found["v6"] or found["name"]
+    endpoint: IStreamClientEndpoint = _Host(reactor, host, _port_of(found), in_thread)
+    if found["scheme"] == "https":
+        endpoint = wrapClientTLS(ClientTLS(host), endpoint)
+    path = found["path"] or "/"
+    request = (
+        f"GET {path if path.startswith('/') else f'/{path}'} HTTP/1.1\r\nHost: {found['place']}\r\n"
+        f"User-Agent: clockd/{__version__}\r\nAccept: text/plain;version=0.0.4\r\nAccept-Encoding: identity\r\n"
+        "Connection: close\r\n\r\n"
+    )
+    return Exporter(endpoint, request.encode("ascii"))
 
 
 class Scraper(Service):
     """Scrapes an exporter while it runs, and publishes the metrics that were chosen.
 
     Args:
-        feed: Where they are published, stamped with the moment at which the page had come.
+        feed: Where they are published, stamped with the moment at which the answer had come.
         exporter: What is scraped.
         metrics: Choose samples.
         every: Seconds between the beginnings of two scrapes.
-        in_thread: Where pages are read.
+        in_thread: Where answers are read.
         clock: Monotonic time.
         now: Unix seconds UTC by the host's wall clock.
         report: Is told the feed's name and why there is no new sample.
@@ -289,7 +318,7 @@ class Scraper(Service):
     def __init__(
         self,
         feed: LatestFeed,
-        exporter: PageSource,
+        exporter: AnswerSource,
         metrics: Sequence[Selector],
         every: float,
         in_thread: InThread,
@@ -314,14 +343,12 @@ class Scraper(Service):
         super().startService()
         self._loop.start(self._every)
 
-    def stopService(self) -> Deferred[None]:
-        """Scrape no more; fires when the connection is closed. What a thread still finds out is not looked at."""
-        if not self.running:
-            return succeed(None)
-        super().stopService()
-        self._loop.stop()
-        self._scraping.cancel()
-        return self._exporter.close()
+    def stopService(self) -> None:
+        """Scrape no more, and end the connection; what a thread still finds out is not looked at."""
+        if self.running:
+            super().stopService()
+            self._loop.stop()
+            self._scraping.cancel()
 
     def _scrape(self) -> Deferred[None]:
         self._scraping = Deferred.fromCoroutine(self._sample()).addErrback(self._failed)
@@ -329,43 +356,99 @@ class Scraper(Service):
 
     async def _sample(self) -> None:
         seconds = min(self._every, SCRAPE_SECONDS)
-        asked = Deferred.fromCoroutine(self._exporter.page())
-        page = await asked.addTimeout(seconds, self._clock, _too_slow)
+        asked = Deferred.fromCoroutine(self._exporter.answer())
+        answer = await asked.addTimeout(seconds, self._clock, _too_slow)
         stamp = self._now()
-        found = await self._in_thread(partial(choose, page, self._metrics))
+        found = await self._in_thread(partial(self._find, answer))
         try:
             self._feed.publish(found, stamp)
         except InvalidValue as error:
             raise InvalidValue(f"{error}: choose fewer metrics") from error
+
+    def _find(self, answer: Answer) -> dict[str, float]:
+        """Return what was chosen of an answer; in the thread."""
+        return choose(page_of(answer), self._metrics)
 
     def _failed(self, failure: Failure) -> None:
         if self.running:
             self._report(self._feed.name, _reason(failure.value))
 
 
+def page_of(answer: Answer) -> bytes:
+    """Return the page that an answer holds.
+
+    Raises:
+        ValueError: It holds none.
+        ConnectionError: It is another than 200.
+    """
+    response = HTTPResponse(SimpleNamespace(makefile=lambda _: BytesIO(answer.data)))  # type: ignore[arg-type]  # it needs no more of a socket
+    try:
+        response.begin()
+        if response.status != _OK:
+            raise ConnectionError(f"the exporter answers {response.status} {response.reason}")
+        coding = response.headers.get("content-encoding", "identity")
+        if coding.lower() != "identity":
+            raise ValueError(f"the page is encoded, {coding}, which was not asked for")
+        ends_itself = response.chunked or response.length is not None
+        page = response.read()
+    except (IncompleteRead, OverflowError):  # there is less than it says
+        ends_itself, page = False, None
+    except HTTPException as error:
+        raise ValueError(f"the answer is no HTTP: {error}".rstrip()) from error
+    if page is None or not (ends_itself or answer.whole):
+        raise ValueError(f"the page breaks off{', or its chunks make no sense' if response.chunked else ''}")
+    return page
+
+
 def choose(page: bytes, metrics: Sequence[Selector]) -> dict[str, float]:
     """Return the samples of a page that were chosen, by name with labels as on the page, but sorted.
 
-    Lines of other names are not looked at, nor are those that tell types: the parser would rename counters by them.
+    Lines of other names are not looked at.
 
     Raises:
-        ValueError: There are none, or what is there makes no sense.
+        ValueError: There are none, or too many, or what is there makes no sense.
     """
-    wanted = re.compile(rf"^[ \t]*(?:{'|'.join({each.name for each in metrics})})[ \t{{].*$", re.MULTILINE)
-    try:
-        lines = wanted.findall(page.decode())
-        families = text_string_to_metric_families("\n".join(lines))
-        samples = [sample for each in families for sample in each.samples]
-        found = {
-            _key(s.name, s.labels): float(s.value)
-            for s in samples
-            if any(each.fits(s.name, s.labels) for each in metrics)
-        }
-    except Exception as error:
-        raise ValueError(f"the page is not in Prometheus' text format: {error!r}") from error
+    names = "|".join({each.name for each in metrics})
+    is_wanted = re.compile(rf"[ \t]*+(?:{names})[ \t{{]".encode()).match
+    found: dict[str, float] = {}
+    for line in BytesIO(page):
+        if not is_wanted(line, 0, LINE_BYTES):
+            continue
+        name, labels, value = _sample_of(line)
+        if any(each.fits(name, labels) for each in metrics):
+            found[_key(name, labels)] = value
+            if len(found) > MOST_SAMPLES:
+                raise ValueError(f"more than {MOST_SAMPLES} samples: choose fewer metrics")
     if not found:
         raise ValueError(f"the page has none of the metrics {', '.join(map(str, metrics))}")
     return found
+
+
+def _sample_of(line: bytes) -> tuple[str, dict[str, str], float]:
+    if len(line) > LINE_BYTES:
+        raise ValueError(f"the page has a line of more than {LINE_BYTES} bytes: {_shown(line)}")
+    with suppress(ValueError):  # of what is no UTF-8, too
+        found = _SAMPLE.fullmatch(line.decode().rstrip())
+        if found is not None:
+            return found["name"], _labels_of(found["labels"] or ""), float(found["value"])
+    raise ValueError(f"the page has a line that is not in Prometheus' text format: {_shown(line)}")
+
+
+def _shown(line: bytes) -> str:
+    return line[:100].strip().decode(errors="backslashreplace")
+
+
+def _labels_of(text: str) -> dict[str, str]:
+    """Return labels by name.
+
+    Raises:
+        ValueError: One is there twice, or is the name.
+    """
+    pairs = _PAIR.findall(text)
+    labels = {name: _ESCAPED.sub(lambda found: "\n" if found[1] == "n" else found[1], value) for name, value in pairs}
+    if len(labels) < len(pairs) or "__name__" in labels:
+        raise ValueError(text)
+    return labels
 
 
 def _key(name: str, labels: dict[str, str]) -> str:
@@ -375,12 +458,30 @@ def _key(name: str, labels: dict[str, str]) -> str:
     return f"{name}{{{parts}}}"
 
 
+def _is_place(url: re.Match[str]) -> bool:
+    try:
+        ipaddress.IPv6Address(url["v6"] or "::")
+    except ValueError:
+        return False
+    return 0 < _port_of(url) < 65536
+
+
+def _port_of(url: re.Match[str]) -> int:
+    return int(url["port"] or (443 if url["scheme"] == "https" else 80))
+
+
+def _end_of(answer: bytearray) -> float | None:
+    """Return how long an answer will be, infinity if it does not say so, or None as long as its head has no end."""
+    head = _HEAD_END.search(answer, 0, HEAD_BYTES)
+    if head is None:
+        return None
+    length = _LENGTH.search(answer, 0, head.end())
+    return math.inf if length is None or _CODED.search(answer, 0, head.end()) else head.end() + int(length[1])
+
+
 def _too_slow(_: object, seconds: float) -> NoReturn:
     raise TimeoutError(f"no answer, or no end of it, within {seconds:g} s")
 
 
 def _reason(error: BaseException | None) -> Exception:
-    """Return what is behind an error of the agent."""
-    while isinstance(error, ResponseFailed) and error.reasons:
-        error = error.reasons[0].value
     return failed_for(error) or (error if isinstance(error, Exception) else RuntimeError(repr(error)))

@@ -15,7 +15,7 @@ from clockd.interfaces import IAccountStore, IFeed
 from clockd.logs import Quota, printable
 from clockd.plugin import LoneThread, PluginSource, find_plugin
 from clockd.pulse import Pulse
-from clockd.scrape import Exporter, Scraper, endpoint_for, selector_for
+from clockd.scrape import Scraper, exporter_for, selector_for
 from clockd.values import Rights, Tally
 from clockd.wire import ValueEncoder, decode_value
 
@@ -140,8 +140,7 @@ class _Maker:
     def _scraped(self, name: str, section: PrometheusFeed) -> LatestFeed:
         feed = self._latest(name)
         thread = self._thread(name)
-        endpoint = endpoint_for(f"feeds.{name}.url", section.url, self._reactor, thread.call)
-        exporter = Exporter(section.url, endpoint, self._reactor)
+        exporter = exporter_for(f"feeds.{name}.url", section.url, self._reactor, thread.call)
         metrics = [selector_for(f"feeds.{name}.metrics", words) for words in section.metrics]
         self.services.append(
             Scraper(*(feed, exporter, metrics, section.every), *(thread.call, self._reactor, self._now, self._report))

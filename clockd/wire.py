@@ -27,6 +27,7 @@ MOST = 2**448 - 1
 """Largest int: stock Banana takes 64 digits of 7 bits."""
 
 _NO_VALUE = "the bytes are those of no value"
+_LONGEST = 8 * VALUE_BYTES  # in another dialect than `pb` a value may be longer than when it was taken
 _LARGEST_INT = 2**31 - 1  # beyond it Banana's number is a long one
 _DIGITS = tuple(bytes((digit,)) for digit in range(128))
 _STAMP = struct.Struct("!d").pack
@@ -132,10 +133,10 @@ class ValueEncoder:
             return banana.FLOAT + _STAMP(value)
         if kind is int:
             return _int(value)
-        if kind is str:
-            return self._unicode + self._string(value.encode())
-        if kind is bytes:
-            return self._string(value)
+        if kind is str or kind is bytes:
+            if len(value) > _LONGEST:
+                raise _too_long(VALUE_BYTES)
+            return self._string(value) if kind is bytes else self._unicode + self._string(value.encode())
         if value is None:
             return self._none
         if kind is bool:
@@ -204,7 +205,7 @@ class SampleEncoder:
         if type(sample) is Published and self.dialect == b"pb":
             value = sample.encoded
         else:
-            value = encode(sample.value, 8 * VALUE_BYTES)  # in another dialect it may be longer than when it was taken
+            value = encode(sample.value, _LONGEST)
         items = (encode(item) for item in (sample.feed, sample.sequence, float(sample.stamp)))
         data = b"".join((self._before, *items, value, self._after))
         self._kept[sample.feed] = sample, data

@@ -20,6 +20,7 @@ from clockd.errors import (
 )
 from clockd.pipe import (
     IN_FLIGHT,
+    KEY_LETTERS,
     LINE_BYTES,
     PAUSE_SECONDS,
     READ_BYTES,
@@ -76,9 +77,11 @@ class ValueTests(SynchronousTestCase):
             *(("[]", "no object with"), ("1", "no object with"), ("{}", "no object with")),
             *(('{"feed": "a"}', "no object with"), ('{"value": 1}', "no object with")),
             *(('{"feed": 1, "value": 1}', "no object with"), ('{"feed": null, "value": 1}', "no object with")),
-            ('{"feed": "a", "value": 1, "stmp": 1, "b": 2}', "no such key: b, stmp; there are: feed, value, stamp"),
+            ('{"feed": "a", "value": 1, "stmp": 1, "z": 2}', "no such key: stmp; there are: feed, value, stamp$"),
+            (f'{{"feed": "a", "value": 1, "{"k" * 60000}": 1}}', f"no such key: {'k' * KEY_LETTERS}; there"),
+            ('{"feed": "a", "value": 1, "\\u001b[31m\\ud800": 1}', r"no such key: \\x1b\[31m\\ud800; there"),
         ):
-            with self.assertRaisesRegex(InvalidValue, told):
+            with self.assertRaisesRegex(InvalidValue, f"^{told}"):
                 outgoing_of(text)
 
 
@@ -215,14 +218,28 @@ class LinesTests(SynchronousTestCase):
         self.read()
         self.failureResultOf(step, StopAsyncIteration)
 
-    def test_a_descriptor_that_cannot_be_read_is_the_end(self):
+    def test_a_terminal_that_has_gone_is_the_end(self):
+        ours, theirs = os.openpty()
+        os.write(theirs, b"1\n2")
+        self.lines = Lines(ours, self.reactor)
+        self.addCleanup(os.close, ours)
+        step = self.next()
+        self.read()
+        self.assertEqual(self.successResultOf(step), Line(1, b"1\r"))
+        os.close(theirs)
+        step = self.next()
+        self.read()
+        self.assertEqual(self.successResultOf(step), Line(2, b"2"))
+        self.failureResultOf(self.next(), StopAsyncIteration)
+
+    def test_a_descriptor_that_cannot_be_read_is_told(self):
         with tempfile.TemporaryDirectory() as folder:
             descriptor = os.open(folder, os.O_RDONLY)
             self.addCleanup(os.close, descriptor)
             self.lines = Lines(descriptor, self.reactor)
             step = self.next()
             self.read()
-        self.failureResultOf(step, StopAsyncIteration)
+        self.assertEqual(str(self.failureResultOf(step, OSError).value), "the input cannot be read: Is a directory")
 
 
 async def given(texts):
@@ -260,7 +277,9 @@ class PumpTests(SynchronousTestCase):
 
     @property
     def counts(self):
-        return self.pump.counts["published"], self.pump.counts["refused"]
+        """Lines published, and refused; and left out, if there are any."""
+        published, refused, left_out = (self.pump.counts[each] for each in ("published", "refused", "left_out"))
+        return (published, refused, left_out) if left_out else (published, refused)
 
     def test_so_many_are_under_way_at_a_time_and_no_more(self):
         done = self.run_over(IN_FLIGHT + 3)
@@ -336,7 +355,7 @@ class PumpTests(SynchronousTestCase):
         self.successResultOf(done)
         self.assertEqual((self.counts, self.told), ((5, 0), []))
 
-    def test_from_then_on_it_is_one_at_a_time_and_none_is_lost(self):
+    def test_from_then_on_it_is_one_at_a_time_and_none_of_these_is_lost(self):
         done = self.run_over(IN_FLIGHT + 3)
         self.answer(error=TooManyPublishes("slowly"))
         for number in range(2, IN_FLIGHT + 1):
@@ -351,16 +370,16 @@ class PumpTests(SynchronousTestCase):
             self.assertEqual(self.waiting(), [number])
             self.answer()
         self.successResultOf(done)
-        self.assertEqual((self.counts, self.told), ((IN_FLIGHT + 2, 1), [(1, "slowly")]))
+        self.assertEqual((self.counts, self.told), ((IN_FLIGHT + 2, 0, 1), []))
 
-    def test_one_that_was_overtaken_in_its_feed_is_refused_so_that_the_newest_stays(self):
+    def test_one_that_was_overtaken_in_its_feed_is_left_out_so_that_the_newest_stays(self):
         done = self.run_over(6, lambda number: "ab"[number % 2])
         for number in range(1, 7):
             self.answer(error=TooManyPublishes("slowly") if number in {1, 2, 5} else None)
         self.assertEqual(self.waiting(), [5])
         self.answer()
         self.successResultOf(done)
-        self.assertEqual((self.counts, self.told), ((4, 2), [(1, "slowly"), (2, "slowly")]))
+        self.assertEqual((self.counts, self.told), ((4, 0, 2), []))
 
     def test_a_refusal_of_another_kind_ends_the_trying(self):
         done = self.run_over(1)

@@ -9,7 +9,7 @@ from threading import Event, current_thread, main_thread
 from weakref import finalize
 
 from doubles import EPOCH
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, fail
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -47,6 +47,16 @@ class Hostile(BaseException):
 
     def __str__(self):
         raise SystemExit
+
+
+class Metaclass(type):
+    @property
+    def __name__(cls):
+        raise SystemExit
+
+
+class Nameless(Exception, metaclass=Metaclass):
+    """An error whose class can't tell its name."""
 
 
 class SourceTests(SynchronousTestCase):
@@ -138,7 +148,8 @@ class SourceTests(SynchronousTestCase):
             (ValueError("no queue"), "ValueError: no queue"),
             (SystemExit(3), "SystemExit: 3"),
             (KeyboardInterrupt(), "KeyboardInterrupt: "),
-            (Hostile(), "Hostile"),
+            (Hostile(), "Hostile: "),
+            (Nameless(), "an error without a name"),
         ):
             self.returns(error)
             self.assertEqual(self.reports.pop(), ("queue", words))
@@ -162,6 +173,22 @@ class SourceTests(SynchronousTestCase):
             self.assertTrue(told.startswith(words), told)
             self.reports.clear()
         self.assertIsNone(self.feed.latest())
+
+    def test_what_is_no_value_yet_is_told_and_nothing_is_heard_of_it(self):
+        async def ask():
+            raise ValueError("in vain")
+
+        failing, late = fail(ValueError("at once")), Deferred()
+        self.source.startService()
+        for value, what in ((failing, "Deferred"), (late, "Deferred"), (ask(), "coroutine")):
+            self.returns(value)
+            told = f"InvalidValue: returned a {what}: a plug-in returns a value"
+            self.assertEqual(self.reports.pop(), ("queue", told))
+        late.errback(ValueError("later"))
+        del failing, late, value
+        gc.collect()
+        self.assertEqual(self.flushLoggedErrors(), [])
+        self.assertEqual(self.flushWarnings(), [])
 
     def test_what_changed_while_it_was_copied_into_no_value_is_reported_too(self):
         self.source = self.make(lambda _: None)

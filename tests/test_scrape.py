@@ -1,9 +1,12 @@
 import gc
 import math
 import socket
+from io import BytesIO
 
 from doubles import EPOCH, Network
 from OpenSSL import SSL
+from prometheus_client import CollectorRegistry, Gauge, generate_latest
+from prometheus_client.parser import text_string_to_metric_families
 from twisted.internet.defer import CancelledError, Deferred, execute, succeed
 from twisted.internet.error import ConnectionLost
 from twisted.internet.error import ConnectionRefusedError as Refused
@@ -12,15 +15,24 @@ from twisted.internet.task import Clock
 from twisted.internet.testing import MemoryReactorClock, StringTransport
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
-from twisted.web.client import ResponseFailed
-from twisted.web.resource import Resource
-from twisted.web.server import NOT_DONE_YET, Site
 
-from clockd import scrape
+from clockd import __version__, scrape
 from clockd.certificate import ClientTLS
 from clockd.errors import Misconfigured
 from clockd.feeds import LatestFeed
-from clockd.scrape import PAGE_BYTES, SCRAPE_SECONDS, Exporter, Scraper, endpoint_for, selector_for
+from clockd.scrape import (
+    ANSWER_BYTES,
+    HEAD_BYTES,
+    LINE_BYTES,
+    MOST_SAMPLES,
+    SCRAPE_SECONDS,
+    Answer,
+    Exporter,
+    Scraper,
+    exporter_for,
+    page_of,
+    selector_for,
+)
 from clockd.values import FeedTally
 from clockd.wire import ValueEncoder
 
@@ -156,26 +168,93 @@ class ChooseTests(SynchronousTestCase):
                 choose(page, ["a", "b"])
 
     def test_a_chosen_line_that_makes_no_sense_is_an_error(self):
-        for line in (b"a", b"a x", b'a{b="c} 1', b"a{b} 1", b"a{b=c} 1", b"a 1_0", b'a{b="c",b="d"} 1', b"a \xff"):
-            with self.assertRaisesRegex(ValueError, r"^the page (is not in Prometheus' text format|has none)"):
-                choose(line + b"\n", ["a"])
-        with self.assertRaisesRegex(ValueError, "text format: OverflowError"):
-            choose(b"a " + 400 * b"9", ["a"])
+        for line in (
+            *(b"a x", b'a{b="c} 1', b"a{b} 1", b"a{b=c} 1", b"a 1_0", b'a{b="c",b="d"} 1', b"a \xff", b"a 0x10"),
+            *(
+                b"a{ 1",
+                b'a{b="} 1',
+                b'a{__name__="b"} 1',
+                b'a{b="c"}',
+                b'a{b="c" d="e"} 1',
+                b'a{,b="c"} 1',
+                b'a{b="\xff"} 1',
+            ),
+        ):
+            with self.assertRaises(ValueError, msg=line) as caught:
+                choose(b"b 1\n" + line + b"\nb 1", ["a"])
+            told = "the page has a line that is not in Prometheus' text format: "
+            self.assertEqual(str(caught.exception), told + line.decode(errors="backslashreplace"))
 
     def test_lines_of_others_are_not_looked_at(self):
-        self.assertEqual(choose(b"b{ x\n# TYPE\na 1\r\nb", ["a"]), {"a": 1.0})
+        self.assertEqual(choose(b"b{ x\n# TYPE\n\xff\na 1\r\nb", ["a"]), {"a": 1.0})
+
+    def test_a_line_may_have_blanks_a_moment_and_a_comma_too_many(self):
+        for line in (
+            'a{b="c",}1',
+            '\ta {b = "c" , } 1',
+            'a{b="c"} 1 1395066363000',
+            'a{ b="c"}\t1\t-5',
+            'a{b="c"} 1 # {d="e"} 5',
+        ):
+            self.assertEqual(choose(line.encode(), ["a"]), {'a{b="c"}': 1.0}, line)
+
+    def test_a_number_of_many_digits_is_one(self):
+        self.assertEqual(choose(b"a " + 400 * b"9", ["a"]), {"a": math.inf})
+
+    def test_labels_are_read_as_prometheus_own_library_writes_them(self):
+        registry = CollectorRegistry()
+        gauge = Gauge("a", "", ["b", "c"], registry=registry)
+        texts = ["", "\\", "\n", '"', '\\"', "\\n", "},{", "\u2028 \x0b\r", "\U0001f600\xe9", ' a="b",', '\\\\\n"x']
+        for number, text in enumerate(texts):
+            gauge.labels(text, texts[-1 - number]).set(number)
+        page = generate_latest(registry)
+        samples = [sample for each in text_string_to_metric_families(page.decode()) for sample in each.samples]
+        self.assertEqual(len(samples), len(texts))
+        self.assertEqual(
+            [scrape._sample_of(line) for line in BytesIO(page) if line.startswith(b"a")],
+            [(each.name, each.labels, each.value) for each in samples],
+        )
+
+    def test_a_line_may_be_as_long_as_it_may_and_no_longer(self):
+        longest = b'a{b="' + b"c" * (LINE_BYTES - 10) + b'"} 1\n'
+        self.assertEqual(len(longest), LINE_BYTES)
+        self.assertEqual(list(choose(longest, ["a"]).values()), [1.0])
+        with self.assertRaisesRegex(ValueError, f'^the page has a line of more than {LINE_BYTES} bytes: a{{b="ccc'):
+            choose(b"b 1\n" + longest.replace(b"} 1", b"}  1"), ["a"])
+        for others in (b"b" + longest, b" " * 2 * LINE_BYTES + b"a 1"):
+            with self.assertRaisesRegex(ValueError, "none of the metrics"):
+                choose(others, ["a"])
+
+    def test_a_line_costs_no_more_than_its_bytes(self):
+        for line in (b"a{" + b"b=," * 2**20 + b"} 1", b'a{b="' + b'\\"' * 2**20 + b'"} 1', b"a" + b" " * 2**20):
+            with self.assertRaisesRegex(ValueError, "^the page has a line of more"):
+                choose(line, ["a"])
+
+    def test_more_samples_than_any_value_has_are_an_error(self):
+        page = b"".join(b'a{b="%d"} 1\n' % number for number in range(MOST_SAMPLES + 1))
+        self.assertEqual(len(choose(page[: page.rindex(b"a")], ["a"])), MOST_SAMPLES)
+        with self.assertRaisesRegex(ValueError, f"^more than {MOST_SAMPLES} samples: choose fewer metrics$"):
+            choose(page, ["a"])
+        self.assertEqual(len(choose(page, ['a{b="7"}'])), 1)
 
 
-class EndpointTests(SynchronousTestCase):
+class ExporterForTests(SynchronousTestCase):
     def test_what_is_no_url_is_told_with_its_key(self):
         for url in (
             *("http://", "http:///metrics", "http://:9100/", "http://a:x/", "http://a:0/", "http://a:65536/"),
             *("http://alice:secret@a/", "http://a b/", "http://a/ b", "http://a/\n", "http://[::1/", "http://\xe4/"),
-            *("ftp://a/", "a:9100", "http://a..b/", "http://::1/", "http://a/#b\x00", "http://a:/"),
+            *("ftp://a/", "a:9100", "http://a..b/", "http://::1/", "http://a/#b", "http://a#b", "http://a:/"),
+            *(
+                f"{scheme}://{host}"
+                for scheme in ("http", "https")
+                for host in ("[::::]/", "[:]", "[1.2.3.4]/", "a" * 64)
+            ),
+            *("", "a", "HTTP://a", " http://a", "http://a/\x00"),
         ):
             with self.assertRaises(Misconfigured) as caught:
-                endpoint_for("feeds.node.url", url, MemoryReactorClock(), None)
-            self.assertTrue(str(caught.exception).startswith(f"feeds.node.url: {url}: is no URL such as http"))
+                exporter_for("feeds.node.url", url, MemoryReactorClock(), None)
+            told = "is no URL such as http://localhost:9100/metrics, without a name, a password or a #"
+            self.assertEqual(str(caught.exception), f"feeds.node.url: {url}: {told}")
 
     def connect(self, url, found=None):
         """Connect to where a URL leads; the name is looked up at once, or found there."""
@@ -184,8 +263,8 @@ class EndpointTests(SynchronousTestCase):
         def in_thread(what):
             return execute(what) if found is None else succeed([(*each[:1], None, 0, "", each[1]) for each in found])
 
-        endpoint = endpoint_for("", url, self.reactor, in_thread)
-        endpoint.connect(Factory.forProtocol(Protocol)).addBoth(self.connected.append)
+        exporter = exporter_for("", url, self.reactor, in_thread)
+        Deferred.fromCoroutine(exporter.answer()).addBoth(self.connected.append)
         self.reactor.advance(0)
 
     def test_it_leads_to_the_host_and_the_port(self):
@@ -205,19 +284,42 @@ class EndpointTests(SynchronousTestCase):
         self.assertEqual([client[:2] for client in self.reactor.tcpClients], [each[:2] for each in addresses])
 
     def test_a_name_that_leads_nowhere_is_told(self):
-        # both are refused before a name server is asked
-        for host, why in ((".".join(["a" * 60] * 5), "[Errno"), ("a" * 64, "encoding with 'idna' codec failed")):
-            self.connect(f"http://{host}/")
-            self.assertIn(f"{host} is not found: {why}", self.connected[0].getErrorMessage())
+        host = ".".join(["a" * 60] * 5)  # which is refused before a name server is asked
+        self.connect(f"http://{host}/")
+        self.assertIn(f"{host} is not found: [Errno", self.connected[0].getErrorMessage())
 
     def test_who_does_not_wait_any_more_hears_nothing_of_a_name(self):
         asked = Deferred()
         reactor = MemoryReactorClock()
-        connecting = endpoint_for("", URL, reactor, lambda _: asked).connect(Factory.forProtocol(Protocol))
-        connecting.cancel()
-        self.failureResultOf(connecting, CancelledError)
+        answer = Deferred.fromCoroutine(exporter_for("", URL, reactor, lambda _: asked).answer())
+        answer.cancel()
+        self.failureResultOf(answer, CancelledError)
         asked.callback([(socket.AF_INET, None, 0, "", ("127.0.0.1", 9100))])
         self.assertEqual(reactor.tcpClients, [])
+
+    def test_what_is_sent_is_a_request_for_one_page(self):
+        for url, line, host in (
+            (URL, "GET /metrics HTTP/1.1", "127.0.0.1:9100"),
+            ("http://a", "GET / HTTP/1.1", "a"),
+            ("http://a?b=c", "GET /?b=c HTTP/1.1", "a"),
+            ("http://[::1]:00080/%zz/?x", "GET /%zz/?x HTTP/1.1", "[::1]:00080"),
+        ):
+            self.connect(url, [(socket.AF_INET, ("127.0.0.1", 80))])
+            ((_, _, factory, *_),) = self.reactor.tcpClients
+            transport = StringTransport()
+            factory.buildProtocol(None).makeConnection(transport)
+            first, *headers, end, rest = transport.value().decode().split("\r\n")
+            self.assertEqual((first, end, rest), (line, "", ""))
+            self.assertEqual(
+                sorted(headers),
+                [
+                    "Accept-Encoding: identity",
+                    "Accept: text/plain;version=0.0.4",
+                    "Connection: close",
+                    f"Host: {host}",
+                    f"User-Agent: clockd/{__version__}",
+                ],
+            )
 
     def test_tls_is_that_of_our_own_client_and_for_this_host(self):
         self.connect("https://clock.example.org/metrics", [(socket.AF_INET, ("192.0.2.1", 443))])
@@ -231,153 +333,203 @@ class EndpointTests(SynchronousTestCase):
         self.assertIn(b"clock.example.org", transport.value())
 
 
-class Page(Resource):
-    """What an exporter answers.
-
-    Attributes:
-        code, body: Of the answer.
-        parts: If true, the test writes the body itself, with the requests in `asked`.
-    """
-
-    isLeaf = True
-    code, body, parts = 200, PAGE, False
+class Server(Protocol):
+    """Sends what the test writes; `got` is what it was sent."""
 
     def __init__(self):
-        super().__init__()
-        self.asked = []
+        self.got = b""
 
-    def render_GET(self, request):
-        self.asked.append(request)
-        request.setResponseCode(self.code)
-        return NOT_DONE_YET if self.parts else self.body
+    def dataReceived(self, data):
+        self.got += data
 
 
 class ExporterTests(SynchronousTestCase):
-    def setUp(self):
-        self.clock, self.page = Clock(), Page()
-        site = Site(self.page, reactor=self.clock)
-        site.noisy = False
-        self.network = Network(site, self.clock)
-        self.exporter = Exporter(URL, self.network, self.clock)
-        self.addCleanup(self.assert_closes)
+    HEAD = b"HTTP/1.1 200 OK\r\n\r\n"
 
-    def assert_closes(self):
-        closed = self.exporter.close()
-        self.network.flush()
-        self.successResultOf(closed)
-        for wire in self.network.wires:
-            self.assertTrue(wire.clientIO.reported, wire)
-        self.clock.advance(SCRAPE_SECONDS * 100)  # the server's own time-outs
+    def setUp(self):
+        self.clock = Clock()
+        factory = Factory.forProtocol(Server)
+        factory.noisy = False
+        self.network = Network(factory, self.clock)
+        self.exporter = Exporter(self.network, b"GET /")
+        self.addCleanup(self.assert_closed)
+
+    def assert_closed(self):
+        self.assertEqual([wire for wire in self.network.wires if not wire.clientIO.reported], [])
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def ask(self):
-        """Ask for the page; returns what comes, in a list."""
+        """Ask; returns what comes, in a list."""
         came = []
-        self.asked = Deferred.fromCoroutine(self.exporter.page())
+        self.asked = Deferred.fromCoroutine(self.exporter.answer())
         self.asked.addBoth(came.append)
         self.network.flush()
         return came
 
-    def test_the_page_comes(self):
-        self.assertEqual(self.ask(), [PAGE])
-        (request,) = self.page.asked
-        self.assertEqual((request.uri, request.getHeader("host")), (b"/metrics", "127.0.0.1:9100"))
-        self.assertEqual(request.getHeader("accept"), "text/plain;version=0.0.4")
-        self.assertTrue(request.getHeader("user-agent").startswith("clockd/"))
-
-    def test_the_connection_is_kept_for_the_next(self):
-        self.assertEqual([self.ask() for _ in range(3)], [[PAGE]] * 3)
-        self.assertEqual(len(self.network.wires), 1)
-
-    def test_a_connection_that_was_closed_meanwhile_is_made_again(self):
-        self.ask()
-        self.network.wires[0].serverIO.loseConnection()
-        self.network.flush()
-        self.assertEqual((self.ask(), len(self.network.wires)), ([PAGE], 2))
-
-    def test_closing_waits_for_no_peer(self):
-        self.ask()
-        (wire,) = self.network.wires
-        wire.frozen = True
-        closed = self.exporter.close()
-        self.network.flush()
-        self.successResultOf(closed)
-        wire.frozen = False
-
-    def test_another_answer_than_200_is_an_error(self):
-        for self.page.code, phrase in ((404, "Not Found"), (302, "Found"), (204, "No Content"), (500, "Internal")):
-            self.page.body = b""
-            ((failure,),) = [self.ask()]
-            self.assertTrue(failure.getErrorMessage().startswith(f"{URL} answers {self.page.code} {phrase}"), failure)
-
-    def test_a_page_may_be_as_long_as_it_may(self):
-        self.page.body = b"x" * PAGE_BYTES
-        self.assertEqual(self.ask(), [self.page.body])
-
-    def test_one_that_is_longer_ends_the_connection(self):
-        self.page.parts = True
+    def comes(self, *parts, ends=None):
+        """Have these bytes come to who has asked, and the connection end well, or be cut; returns what came of it."""
         came = self.ask()
-        (request,) = self.page.asked
-        request.write(b"x" * PAGE_BYTES)
+        there = self.network.wires[-1].serverIO
+        for part in parts:
+            there.write(part)
+            self.network.flush()
+        if ends == "well":
+            there.loseConnection()
+        elif ends == "cut":
+            self.network.wires[-1].cut()
         self.network.flush()
-        self.assertEqual(came, [])
-        request.write(b"x" * 100)
-        self.network.flush()
-        self.assertEqual(came[0].getErrorMessage(), f"the page is longer than {PAGE_BYTES} bytes")
-        self.assertTrue(self.network.wires[0].clientIO.aborted)
+        (found,) = came
+        return found.getErrorMessage() if isinstance(found, Failure) else (bytes(found.data), found.whole)
 
-    def test_a_page_that_breaks_off_is_an_error(self):
-        self.page.parts = True
-        came = self.ask()
-        self.page.asked[0].setHeader("content-length", "100")
-        self.page.asked[0].write(b"node_load1 1")
-        self.network.flush()
-        self.network.wires[0].cut()
-        self.network.flush()
-        self.assertEqual(len(came), 1)
-        self.assertTrue(came[0].check(ResponseFailed))
+    def test_the_request_is_sent_and_the_answer_comes(self):
+        self.assertEqual(self.comes(self.HEAD + PAGE, ends="well"), (self.HEAD + PAGE, True))
+        self.assertEqual(self.network.wires[0].server.got, b"GET /")
 
-    def test_a_page_may_end_with_the_connection(self):
-        self.page.parts = True
+    def test_an_answer_that_says_how_long_it_is_is_not_waited_for_any_longer(self):
+        for head in (
+            *(b"Content-Length: 4\r\n\r\n", b"a: b\r\ncontent-length:4 \r\nc: d\r\n\r\n"),
+            *(b"CONTENT-LENGTH:\t0004\r\n\r\n", b"a: b\nContent-Length: 4\n\n"),
+        ):
+            answer = b"HTTP/1.1 200 OK\r\n" + head
+            for parts in ([answer, b"a ", b"1\n"], [answer + b"a 1\n"], [bytes([byte]) for byte in answer + b"a 1\n"]):
+                self.assertEqual(self.comes(*parts), (answer + b"a 1\n", True))
+
+    def test_one_in_chunks_is(self):
+        head = b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n"
+        parts = [head, b"1\r\na", b"\r\n0\r\n\r\n"]
+        self.assertEqual(self.comes(*parts, ends="well"), (b"".join(parts), True))
+
+    def test_one_whose_connection_is_cut_may_not_be_whole(self):
+        self.assertEqual(self.comes(self.HEAD + b"a 1", ends="cut"), (self.HEAD + b"a 1", False))
+
+    def test_no_answer_is_an_error(self):
+        self.assertEqual(self.comes(ends="well"), "the exporter has ended the connection without an answer")
+        self.assertEqual(self.comes(ends="cut"), str(ConnectionLost()))
+        self.network.down = Refused()
+        ((failure,),) = [self.ask()]
+        failure.trap(Refused)
+
+    def test_one_may_be_as_long_as_it_may_and_no_longer(self):
+        longest = self.HEAD + b"x" * (ANSWER_BYTES - len(self.HEAD))
+        self.assertEqual(self.comes(longest, ends="well"), (longest, True))
+        for parts in ([longest, b"x"], [longest + b"x", b"x"]):
+            self.assertEqual(self.comes(*parts), f"the answer is longer than {ANSWER_BYTES} bytes")
+            self.assertTrue(self.network.wires[-1].clientIO.aborted)
+
+    def test_so_may_its_head(self):
+        head = self.HEAD[:-4] + b"\r\na: "
+        head += b"x" * (HEAD_BYTES - len(head) - 4) + b"\r\n\r\n"
+        self.assertEqual(self.comes(head, b"a 1", ends="well"), (head + b"a 1", True))
+        for parts in ([b"x" + head], [head[:-4] + b"xx", b"xx", b"x"], [b"a:b\r\n" * 20000]):
+            self.assertEqual(self.comes(*parts), f"the head of the answer is longer than {HEAD_BYTES} bytes")
+            self.assertTrue(self.network.wires[-1].clientIO.aborted)
+
+    def test_what_comes_after_it_is_not_kept(self):
         came = self.ask()
-        transport = self.network.wires[0].serverIO
-        transport.write(b"HTTP/1.0 200 OK\r\n\r\nnode_load1 1\n")
-        transport.loseConnection()
+        asking = self.network.wires[0].client
+        asking.dataReceived(b"HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\na 1")
+        asking.dataReceived(b"x" * 100)
         self.network.flush()
-        self.assertEqual(came, [b"node_load1 1\n"])
+        ((answer,),) = [came]
+        self.assertEqual(bytes(answer.data[-3:]), b"a 1")
 
     def test_to_cancel_ends_the_connection_whatever_it_waits_for(self):
-        self.page.parts = True
-        for begin in (lambda: None, lambda: self.page.asked[-1].write(b"node_load1")):
+        for part in (b"", b"HTTP/1.1 2", self.HEAD + b"a"):
             came = self.ask()
-            begin()
+            self.network.wires[-1].serverIO.write(part)
             self.network.flush()
             self.asked.cancel()
             self.network.flush()
             self.assertEqual(len(came), 1)
             self.assertTrue(self.network.wires[-1].clientIO.reported)
-        self.page.parts = False
-        self.assertEqual((self.ask(), len(self.network.wires)), ([PAGE], 3))
+        self.network.delays = True
+        came = self.ask()
+        self.asked.cancel()
+        self.assertEqual((len(came), len(self.network.wires)), (1, 3))
+
+
+class PageTests(SynchronousTestCase):
+    def page(self, head, body=b"", whole=True):
+        return page_of(Answer(bytearray(head + b"\r\n\r\n" + body), whole))
+
+    def test_it_is_what_is_behind_the_head(self):
+        for head, body in (
+            (b"HTTP/1.1 200 OK", b"a 1"),
+            (b"HTTP/1.0 200 OK\r\na: b", b"a 1"),
+            (b"HTTP/1.1 200", b"a 1"),
+            (b"HTTP/1.1 200 OK\r\nContent-Length: 3", b"a 1zzz"),
+            (b"HTTP/1.1 200 OK\r\nContent-Encoding: Identity", b"a 1"),
+            (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked", b"1\r\na\r\n2;b=c\r\n 1\r\n0\r\n\r\n"),
+            (b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK", b"a 1"),
+        ):
+            self.assertEqual(self.page(head, body), b"a 1")
+
+    def test_one_that_ends_itself_is_whole_also_when_the_connection_was_cut(self):
+        self.assertEqual(self.page(b"HTTP/1.1 200 OK\r\nContent-Length: 3", b"a 1", whole=False), b"a 1")
+        chunks = b"3\r\na 1\r\n0\r\n\r\n"
+        self.assertEqual(self.page(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked", chunks, whole=False), b"a 1")
+
+    def test_one_that_breaks_off_is_an_error(self):
+        for head, body, whole in (
+            (b"HTTP/1.1 200 OK", b"a 1", False),
+            (b"HTTP/1.1 200 OK\r\nContent-Length: 4", b"a 1", True),
+            (b"HTTP/1.1 200 OK\r\nContent-Length: " + b"9" * 30, b"a 1", True),
+            *(
+                (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked", body, True)
+                for body in (b"", b"3\r\na 1", b"3\r\na 1\r\n", b"4\r\na 1", b"zz\r\na 1", b"f" * 16 + b"\r\na 1")
+            ),
+        ):
+            with self.assertRaisesRegex(ValueError, "^the page breaks off(, or its chunks make no sense)?$"):
+                self.page(head, body, whole)
+
+    def test_another_status_than_200_is_an_error(self):
+        for code, phrase in (
+            (404, b"Not Found"),
+            (302, b"Found"),
+            (204, b"No Content"),
+            (500, b"Internal"),
+            (103, b""),
+        ):
+            with self.assertRaises(ConnectionError) as caught:
+                self.page(b"HTTP/1.1 %d %s" % (code, phrase))
+            self.assertEqual(str(caught.exception).strip(), f"the exporter answers {code} {phrase.decode()}".strip())
+
+    def test_what_is_no_http_is_told_in_words(self):
+        for head, told in (
+            (b"a 1\n", "a 1"),
+            (b"HTTP/1.1", "HTTP/1.1"),
+            (b"HTTP/1.1 abc OK", "HTTP/1.1 abc OK"),
+            (b"HTTP/1.1 -200 OK", "HTTP/1.1 -200 OK"),
+            (b"HTTP/9.9 200 OK", "HTTP/9.9"),
+            (b"HTTP/1.1 200 OK\r\n" + b"a: b\r\n" * 101, "got more than 100 headers"),
+            (b"\x00" * 70000, "got more than 65536 bytes when reading status line"),
+        ):
+            with self.assertRaises(ValueError) as caught:
+                self.page(head)
+            self.assertEqual(str(caught.exception), f"the answer is no HTTP: {told}")
+
+    def test_strange_lines_of_a_head_do_no_harm(self):
+        for line in (b"no colon here", b"\0: \0", b": x", b" folded", b"Content-Length: -5", b"Content-Length: zz"):
+            self.assertEqual(self.page(b"HTTP/1.1 200 OK\r\n" + line, b"a 1")[-3:], b"a 1")
+
+    def test_a_page_that_is_encoded_is_an_error(self):
+        with self.assertRaisesRegex(ValueError, "^the page is encoded, gzip, which was not asked for$"):
+            self.page(b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip", b"\x1f\x8b")
 
 
 class Source:
-    """Pages that the test gives by hand, through `asked`."""
+    """Answers that the test gives by hand, through `asked`."""
 
     def __init__(self):
         self.asked = []
-        self.cancelled = self.closed = 0
+        self.cancelled = 0
 
-    async def page(self):
+    async def answer(self):
         self.asked.append(Deferred(self.cancel))
         return await self.asked[-1]
 
     def cancel(self, _):
         self.cancelled += 1
-
-    def close(self):
-        self.closed += 1
-        self.closing = Deferred()
-        return self.closing
 
 
 class ScraperTests(SynchronousTestCase):
@@ -420,7 +572,10 @@ class ScraperTests(SynchronousTestCase):
         """Have the page that is asked for come, or an error."""
         (asked,) = self.source.asked
         self.source.asked.clear()
-        asked.errback(page) if isinstance(page, Exception) else asked.callback(page)
+        if isinstance(page, Exception):
+            asked.errback(page)
+        else:
+            asked.callback(Answer(bytearray(b"HTTP/1.1 200 OK\r\n\r\n" + page), True))
 
     def test_it_scrapes_at_its_start_and_then_once_a_period(self):
         self.assertEqual(self.source.asked, [])
@@ -449,7 +604,6 @@ class ScraperTests(SynchronousTestCase):
         for error, words in (
             (Refused(), "Connection was refused by other side."),
             (ConnectionError("answers 503"), "answers 503"),
-            (ResponseFailed([Failure(ResponseFailed([Failure(ConnectionLost("cut"))]))]), str(ConnectionLost("cut"))),
             (SSL.Error([("", "", "unknown ca")]), "unknown ca; does it listen there with TLS, and for this client?"),
             (b"", "the page has none of the metrics node_load1"),
         ):
@@ -459,7 +613,7 @@ class ScraperTests(SynchronousTestCase):
         self.assertIs(self.feed.latest(), before)
         self.clock.advance(15)
         self.comes()
-        self.assertEqual((self.feed.latest().sequence, self.feed.latest().stamp), (2, EPOCH + 90))
+        self.assertEqual((self.feed.latest().sequence, self.feed.latest().stamp), (2, EPOCH + 75))
 
     def test_what_is_too_large_for_a_value_is_reported_with_the_way_out(self):
         self.start()
@@ -494,11 +648,8 @@ class ScraperTests(SynchronousTestCase):
 
     def test_stopping_ends_the_scrape_in_hand_and_says_nothing_of_it(self):
         self.start()
-        stopped = self.scraper.stopService()
-        self.assertEqual((self.source.cancelled, self.source.closed, self.reports), (1, 1, []))
-        self.assertNoResult(stopped)
-        self.source.closing.callback(None)
-        self.successResultOf(stopped)
+        self.scraper.stopService()
+        self.assertEqual((self.source.cancelled, self.reports), (1, []))
 
     def test_what_a_thread_finds_out_after_the_stop_is_not_published(self):
         self.calls = []
@@ -509,11 +660,11 @@ class ScraperTests(SynchronousTestCase):
         self.assertEqual((self.feed.latest(), self.reports), (None, []))
 
     def test_stopping_twice_or_before_the_start_is_nothing(self):
-        self.successResultOf(self.scraper.stopService())
+        self.scraper.stopService()
         self.start()
         self.scraper.stopService()
-        self.successResultOf(self.scraper.stopService())
-        self.assertEqual(self.source.closed, 1)
+        self.scraper.stopService()
+        self.assertEqual(self.source.cancelled, 1)
 
     def test_it_can_be_started_again(self):
         self.start()

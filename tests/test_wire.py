@@ -1,6 +1,7 @@
 import math
 import struct
 import sys
+import tracemalloc
 from decimal import Decimal
 from io import BytesIO
 from threading import Event, Thread
@@ -228,6 +229,14 @@ class ValueTests(SynchronousTestCase):
             self.assertEqual((len(encoded), self.encode(longest)), (4096, encoded))
         for longer in (b"x" * 4094, "x" * 4083, "ä" * 2042, [0] * 2046, (b"x" * 4090,), {1: b"x" * 4086}):
             self.refused(longer, "^a value has 4096 bytes at most, encoded$")
+
+    def test_what_is_much_too_long_is_refused_before_it_is_encoded(self):
+        self.refused("\ud800" * (8 * VALUE_BYTES + 1), "^a value has 4096 bytes at most, encoded$")
+        for value in (bytes(2**24), [bytes(2**24)], {bytes(2**24): 1}):
+            tracemalloc.start()
+            self.addCleanup(tracemalloc.stop)
+            self.refused(value, "^a value has 4096 bytes at most, encoded$")
+            self.assertLess(tracemalloc.get_traced_memory()[1], 2**20)
 
     def test_another_bound_holds_where_one_is_named(self):
         self.assertEqual(len(self.encode(b"x" * 8, 10)), 10)

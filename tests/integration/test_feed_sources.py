@@ -4,15 +4,18 @@ import json
 import os
 import shutil
 import socket
+import socketserver
+import ssl
 import sys
 import time
-from contextlib import suppress
+from contextlib import ExitStack, contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
 from types import SimpleNamespace
 
 import pytest
+from certificates import HOST, Certified, Chain
 from processes import HERE, SECONDS, Program, Server, clockd, eventually, free_port, run
 
 EXAMPLE = HERE.parents[1] / "examples" / "tcp_states"
@@ -194,6 +197,120 @@ def test_an_exporter_that_hangs_in_a_page_is_let_go(serve):
     assert told["feed"] == "hung"
 
 
+OK = b"HTTP/1.1 200 OK\r\n"
+CHUNKED = OK + b"Transfer-Encoding: chunked\r\n"
+HEAD_TOO_LONG = "the head of the answer is longer than 65536 bytes"
+TOO_LONG = "the answer is longer than 8388608 bytes"
+LONG_LINE = "the page has a line of more than 8192 bytes"
+
+ENDLESS = {
+    "headers": (OK, b"a:b\r\n" * 10000, HEAD_TOO_LONG),
+    "long-headers": (OK, b"a: " + b"b" * 60000 + b"\r\n", HEAD_TOO_LONG),
+    "folded": (OK + b"a: b\r\n", b" c\r\n" * 10000, HEAD_TOO_LONG),
+    "one-line": (b"HTTP/1.1 ", b"a" * 60000, HEAD_TOO_LONG),
+    "continues": (b"", b"HTTP/1.1 100 Continue\r\n\r\n" * 2000, TOO_LONG),
+    "chunks": (CHUNKED + b"\r\n", b"1\r\na\r\n" * 10000, TOO_LONG),
+    "extension": (CHUNKED + b"\r\n1;", b"a" * 60000, TOO_LONG),
+    "trailers": (CHUNKED + b"\r\n0\r\n", b"a: b\r\n" * 10000, TOO_LONG),
+    "page": (OK + b"\r\n", b"a 1\n" * 15000, TOO_LONG),
+}
+"""What comes first and what then comes for ever, and what is said of it."""
+
+PAGES = {
+    "terms": (b"a{" + b"b=," * 2**21 + b"} 1\n", LONG_LINE),
+    "quotes": (b'a{b="' + b'\\"' * 2**21 + b'"} 1\n', LONG_LINE),
+    "many": (b"".join(b'a{b="%d"} 1\n' % number for number in range(2**18)), "more than 1000 samples"),
+    "others": (b"b 1\n" * 2**20, "the page has none of the metrics a"),
+    "blanks": (b" " * 2**22, "the page has none of the metrics a"),
+}
+
+
+class Hostile(socketserver.ThreadingTCPServer):
+    """Answers whoever connects with some bytes, and then with others again and again."""
+
+    daemon_threads = True
+
+    class RequestHandlerClass(socketserver.BaseRequestHandler):
+        def handle(self):
+            with suppress(OSError):
+                self.request.recv(1000)
+                self.request.sendall(self.server.first)
+                while self.server.then:
+                    self.request.sendall(self.server.then)
+
+    def __init__(self, first, then=b""):
+        super().__init__(("127.0.0.1", 0), self.RequestHandlerClass)
+        self.first, self.then = first, then
+        self.thread = Thread(target=self.serve_forever, daemon=True)
+        self.thread.start()
+
+    def server_close(self):
+        self.shutdown()
+        self.thread.join(SECONDS)
+        super().server_close()
+
+
+@contextmanager
+def a_small_exporter(context=None):
+    """Run an exporter of one metric, `a`, with a context of TLS or without; gives its port."""
+
+    class Page(BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(200)
+            self.send_header("Content-Length", "4")
+            self.end_headers()
+            self.wfile.write(b"a 1\n")
+
+        def log_message(self, *args):
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Page) as server:
+        if context is not None:
+            server.socket = context.wrap_socket(server.socket, server_side=True)
+            server.handle_error = lambda *_: None  # a client that takes it for another
+        thread = Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        yield server.server_port
+        server.shutdown()
+        thread.join(SECONDS)
+
+
+def test_hostile_exporters_are_told_and_disturb_nothing(serve, subscribe):
+    told = {name: words for name, (*_, words) in (ENDLESS | PAGES).items()}
+    with ExitStack() as stack:
+        servers = {name: Hostile(first, then) for name, (first, then, _) in ENDLESS.items()}
+        servers |= {name: Hostile(OK + b"\r\n" + page) for name, (page, _) in PAGES.items()}
+        for each in servers.values():
+            stack.callback(each.server_close)
+        section = '[feeds.{}]\nkind = "prometheus"\nevery = {}\nmetrics = ["a"]\nurl = "http://127.0.0.1:{}/"\n'
+        # one that takes the machine longer is an error of another kind
+        server = serve("".join(section.format(name, 5.0, each.server_address[1]) for name, each in servers.items()))
+        subscriber = subscribe(server, time=0.1)
+        subscriber.sample("time")
+        begin = time.monotonic()
+        for name, words in told.items():
+            line = json.loads(server.line(f"no new sample of {name}: {words}"))
+            assert (line["level"], line["feed"]) == ("warn", name)
+        subscriber.assert_time_went_on(begin, time.monotonic())
+
+
+def test_over_tls_an_exporter_has_to_prove_its_name(serve, subscribe, tmp_path):
+    chain = Chain()
+    chain.server = Certified(HOST, issuer=chain.between, hosts=[HOST])
+    root, certificate, key = chain.write(tmp_path)
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(certificate, key)
+    with a_small_exporter(context) as port:
+        section = '[feeds.{}]\nkind = "prometheus"\nevery = 0.2\nmetrics = ["a"]\nurl = "https://{}:{}/"\n'
+        server = serve(
+            section.format("name", HOST, port) + section.format("address", "127.0.0.1", port),
+            SSL_CERT_FILE=str(root),
+        )
+        assert subscribe(server, name=0.1).sample("name").value == {"a": 1.0}
+        eventually(lambda: server.scrape()["clockd_feed_updates_total name"] >= 3)
+        server.line("no new sample of address: the server's certificate is for 'localhost', not for '127.0.0.1'")
+
+
 DEAD_NAMES = """
 import socket, time
 whole = socket.getaddrinfo
@@ -210,23 +327,9 @@ socket.getaddrinfo = getaddrinfo
 
 @pytest.fixture
 def exporter():
-    """A small exporter of one metric, `a`; returns its port."""
-
-    class Page(BaseHTTPRequestHandler):
-        def do_GET(self):
-            self.send_response(200)
-            self.end_headers()
-            self.wfile.write(b"a 1\n")
-
-        def log_message(self, *args):
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Page) as server:
-        thread = Thread(target=server.serve_forever, daemon=True)
-        thread.start()
-        yield server.server_port
-        server.shutdown()
-        thread.join(SECONDS)
+    """A small exporter; returns its port."""
+    with a_small_exporter() as port:
+        yield port
 
 
 def test_a_dead_name_server_harms_none_but_the_feeds_that_need_it(tmp_path, exporter):
@@ -293,6 +396,15 @@ BAD = {
     "no_callable": ("sample = 1\n", "TypeError: 'int' object is not callable"),
     "instance": ("class Queue: pass\nsample = Queue\n", "InvalidValue: a value is None, bool, int"),
     "cycle": ("def sample():\n    a = []\n    a.append(a)\n    return a\n", "InvalidValue: a value has 4 levels"),
+    "nameless": (
+        "class M(type):\n    __name__ = property(exit)\nclass E(Exception, metaclass=M): pass\ndef sample(): raise E\n",
+        "an error without a name",
+    ),
+    "coroutine": ("async def sample():\n    return 1\n", "InvalidValue: returned a coroutine"),
+    "deferred": (
+        "from twisted.internet.defer import fail\ndef sample():\n    return fail(ValueError('no queue'))\n",
+        "InvalidValue: returned a Deferred",
+    ),
     "large": ("def sample():\n    return 'x' * 5000\n", "InvalidValue: a value has 4096 bytes"),
 }
 

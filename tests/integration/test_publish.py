@@ -256,11 +256,10 @@ def test_more_than_an_account_may_publish_waits_and_the_newest_stays(tmp_path, m
     lines = most * 2
     done = publish(server, "load", "-", stdin="".join(f"{number}\n" for number in range(1, lines + 1)), seconds=120)
     published = watched(server, "load")["sequence"]
-    refused = lines - published
-    assert done.stdout == f"published {published}, refused {refused}\n"
-    assert done.returncode == (1 if refused else 0)
-    assert all(line.endswith("samples a second") for line in done.stderr.splitlines())
-    assert len(done.stderr.splitlines()) == refused < 256
+    left_out = lines - published
+    newer = f", left out {left_out}, because newer ones had been published" if left_out else ""
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"published {published}, refused 0{newer}\n", "")
+    assert left_out < 256
     assert watched(server, "load")["value"] == lines
     server.stop()
 
