@@ -19,6 +19,8 @@ from socket import AF_INET6, SOCK_STREAM, getaddrinfo
 from types import SimpleNamespace
 from typing import Any, NamedTuple, NoReturn, Protocol, TypeVar
 
+from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.samples import Sample
 from twisted.application.service import Service
 from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.defer import Deferred, succeed
@@ -72,16 +74,9 @@ _URL = re.compile(
 _HEAD_END = re.compile(rb"\n\r?\n")
 _LENGTH = re.compile(rb"\ncontent-length:[ \t]*([0-9]{1,9})[ \t]*\r?\n", re.IGNORECASE)
 _CODED = re.compile(rb"\ntransfer-encoding:", re.IGNORECASE)
-_NAME = "(?P<name>[A-Za-z_:][A-Za-z0-9_:]*+)"
+_NAME = "[A-Za-z_:][A-Za-z0-9_:]*+"
 _LABEL = r'[A-Za-z_][A-Za-z0-9_]*="(?:[^"\\\n]|\\[\\n"])*+"'
-_SELECTOR = re.compile(rf"{_NAME}(\{{(?P<labels>{_LABEL}(, *{_LABEL})*)?\}})?")
-_LOOSE_LABEL = r'[A-Za-z_][A-Za-z0-9_]*+[ \t]*+=[ \t]*+"(?:[^"\\]|\\.)*+"[ \t]*+'
-_SAMPLE = re.compile(
-    rf"[ \t]*+{_NAME}[ \t]*+(\{{[ \t]*+(?P<labels>({_LOOSE_LABEL}(,[ \t]*+|(?=\}})))*+)\}})?"
-    r"[ \t]*+(?P<value>[^\s_]+)([ \t].*)?"  # behind the value there may be a moment
-)
-_PAIR = re.compile(r'(\w+)[ \t]*+=[ \t]*+"((?:[^"\\]|\\.)*+)"')
-_ESCAPED = re.compile(r'\\([\\n"])')
+_SELECTOR = re.compile(rf"{_NAME}(\{{({_LABEL}(, *{_LABEL})*)?\}})?")
 _ESCAPES = {ord("\\"): "\\\\", ord("\n"): "\\n", ord('"'): '\\"'}
 
 
@@ -169,10 +164,10 @@ def selector_for(key: str, words: str) -> Selector:
     Raises:
         Misconfigured: It is neither.
     """
-    found = _SELECTOR.fullmatch(words)
-    with suppress(ValueError):
-        if found is not None:
-            return Selector(found["name"], _labels_of(found["labels"] or ""))
+    with suppress(ValueError):  # also if a label is there twice
+        if _SELECTOR.fullmatch(words):
+            sample = _sample_of(f"{words} 1")
+            return Selector(sample.name, sample.labels)
     raise Misconfigured(f'{key}: {words}: is neither a name such as up nor one with labels such as up{{job="node"}}')
 
 
@@ -414,9 +409,14 @@ def choose(page: bytes, metrics: Sequence[Selector]) -> dict[str, float]:
     for line in BytesIO(page):
         if not is_wanted(line, 0, LINE_BYTES):
             continue
-        name, labels, value = _sample_of(line)
-        if any(each.fits(name, labels) for each in metrics):
-            found[_key(name, labels)] = value
+        if len(line) > LINE_BYTES:  # the time that the parser takes grows with the square of it
+            raise ValueError(f"the page has a line of more than {LINE_BYTES} bytes: {_shown(line)}")
+        try:
+            sample = _sample_of(line.decode())
+        except Exception as error:  # the parser raises many
+            raise ValueError(f"the page has a line that is not in Prometheus' text format: {_shown(line)}") from error
+        if any(each.fits(sample.name, sample.labels) for each in metrics):
+            found[_key(sample.name, sample.labels)] = _float(sample.value)
             if len(found) > MOST_SAMPLES:
                 raise ValueError(f"more than {MOST_SAMPLES} samples: choose fewer metrics")
     if not found:
@@ -424,31 +424,26 @@ def choose(page: bytes, metrics: Sequence[Selector]) -> dict[str, float]:
     return found
 
 
-def _sample_of(line: bytes) -> tuple[str, dict[str, str], float]:
-    if len(line) > LINE_BYTES:
-        raise ValueError(f"the page has a line of more than {LINE_BYTES} bytes: {_shown(line)}")
-    with suppress(ValueError):  # of what is no UTF-8, too
-        found = _SAMPLE.fullmatch(line.decode().rstrip())
-        if found is not None:
-            return found["name"], _labels_of(found["labels"] or ""), float(found["value"])
-    raise ValueError(f"the page has a line that is not in Prometheus' text format: {_shown(line)}")
+def _sample_of(line: str) -> Sample:
+    """Return the one sample of a line.
+
+    Raises:
+        ValueError: It has none; the parser raises others, too.
+    """
+    ((sample,),) = (each.samples for each in text_string_to_metric_families(line))
+    return sample
+
+
+def _float(value: float) -> float:
+    """Return a value as a float; the parser returns an int for digits alone, however many."""
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf if value > 0 else -math.inf
 
 
 def _shown(line: bytes) -> str:
     return line[:100].strip().decode(errors="backslashreplace")
-
-
-def _labels_of(text: str) -> dict[str, str]:
-    """Return labels by name.
-
-    Raises:
-        ValueError: One is there twice, or is the name.
-    """
-    pairs = _PAIR.findall(text)
-    labels = {name: _ESCAPED.sub(lambda found: "\n" if found[1] == "n" else found[1], value) for name, value in pairs}
-    if len(labels) < len(pairs) or "__name__" in labels:
-        raise ValueError(text)
-    return labels
 
 
 def _key(name: str, labels: dict[str, str]) -> str:
