@@ -566,6 +566,8 @@ def drive(work: Callable[[Any], Coroutine[Any, Any, None]]) -> None:
         done = Deferred.fromCoroutine(work(reactor))
 
         def stop() -> Deferred[None]:
+            for number in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(number, signal.SIG_DFL)  # whoever asks twice does not want to wait
             done.cancel()
             return done
 
@@ -616,7 +618,7 @@ def parse_target(target: str) -> Target:
 async def _serve(config: "Config", read_config: "Callable[[], Config]", reactor: Any) -> None:
     from twisted.internet.defer import Deferred
 
-    from clockd.process import raise_descriptors, reload_on_hangup, tame_collector
+    from clockd.process import hasten_on_signal, raise_descriptors, reload_on_hangup, tame_collector
     from clockd.service import make_service
 
     service = make_service(config, reactor, time.time, read_config)
@@ -628,6 +630,7 @@ async def _serve(config: "Config", read_config: "Callable[[], Config]", reactor:
     try:
         await Deferred()
     finally:
+        hasten_on_signal(service.hasten, reactor)
         await service.stopService()
 
 

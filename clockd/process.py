@@ -31,6 +31,12 @@ def reload_on_hangup(reload: Callable[[], object], reactor: Any) -> None:
     signal.signal(signal.SIGHUP, lambda *_: reactor.callFromThread(reload))
 
 
+def hasten_on_signal(hasten: Callable[[], object], reactor: Any) -> None:
+    """Have the next SIGINT or SIGTERM call `hasten`: once a reactor stops, its own way with them is an error."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: reactor.callFromThread(hasten))
+
+
 def tame_collector() -> None:
     """Have the collector leave alone what lives long.
 

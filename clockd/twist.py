@@ -8,13 +8,14 @@ from pathlib import Path
 
 from twisted.application.service import MultiService
 from twisted.internet import reactor
+from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 from twisted.python.usage import Options as TwistOptions
 
 from clockd.config import load
 from clockd.errors import Misconfigured
 from clockd.monotonic import make_monotonic
-from clockd.process import raise_descriptors, reload_on_hangup, tame_collector
+from clockd.process import hasten_on_signal, raise_descriptors, reload_on_hangup, tame_collector
 from clockd.service import ClockService, make_service
 
 
@@ -52,6 +53,11 @@ class _OrExit(MultiService):
         reload_on_hangup(self._service.reload, reactor)
         super().startService()
         self._service.ready.addCallbacks(self._serves, self._cannot)
+
+    def stopService(self) -> Deferred[None]:
+        hasten_on_signal(self._service.hasten, reactor)
+        stopped: Deferred[None] = super().stopService()
+        return stopped
 
     def _serves(self, _: object) -> None:
         self._service.make_room(raise_descriptors())

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import textwrap
 import time
+import urllib.error
 
 import pytest
 from processes import HERE, Program, Server, eventually, free_port, run, without_coverage
@@ -169,6 +170,46 @@ def ask_status(server):
     done = run(sys.executable, "-c", textwrap.dedent(code), str(server.port), server.secret)
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+STAYS = """
+import sys
+from twisted.cred.credentials import UsernamePassword
+from twisted.internet import reactor
+from twisted.spread import pb
+
+class Mind(pb.Referenceable):
+    def remote_notifyTime(self, stamp):
+        pass
+
+    def remote_notifySample(self, feed, sequence, stamp, value):
+        print(value, flush=True)
+
+def entered(avatar):
+    held.append(avatar)
+    avatar.callRemote("subscribe", "server").addCallback(lambda _: print("subscribed", flush=True))
+
+held = [Mind()]
+factory = pb.PBClientFactory()
+reactor.connectTCP("127.0.0.1", int(sys.argv[1]), factory)
+factory.login(UsernamePassword(b"alice", sys.argv[2].encode()), held[0]).addCallback(entered)
+reactor.run()
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_server_that_drains_waits_for_nobody_when_it_is_told_again(tmp_path, number):
+    server = Server(tmp_path, environment={**os.environ, "CLOCKD_SERVER_DRAIN": "60"})
+    client = Program(sys.executable, "-c", STAYS, str(server.port), server.secret, environment=without_coverage())
+    client.line("subscribed")
+    server.process.send_signal(number)
+    client.line("draining")
+    with pytest.raises(urllib.error.HTTPError, match="503"):
+        server.get("/readyz")
+    assert server.scrape()["clockd_connections authenticated"] == 1
+    assert server.end(number, 10) == 0
+    assert "Traceback" not in server.output
+    client.end()
 
 
 CLIENTS = int(os.environ.get("CLOCKD_TEST_CLIENTS", "300"))
