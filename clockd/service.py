@@ -430,7 +430,10 @@ def _plainly(error: Exception) -> str:
     words = str(error)
     for pattern, plain in (
         (r"invalid literal for int\(\) with base \d+: (.*)", r"\1 is no number"),
-        (r".* got an unexpected keyword argument '(.*)'", r"it has no \1"),
+        (
+            r".* got an unexpected keyword argument '(.*?)'.*",
+            r"it has no \1",
+        ),  # from 3.13 on Python has a hint behind it
         (r".* missing \d+ required positional argument: '(.*)'", r"the \1 is missing"),
         (r".* takes from \d+ to \d+ positional arguments but .*", "it has too many parts"),
     ):
