@@ -433,7 +433,7 @@ def _plainly(error: Exception) -> str:
         (
             r".* got an unexpected keyword argument '(.*?)'.*",
             r"it has no \1",
-        ),  # from 3.13 on Python has a hint behind it
+        ),  # 3.13 puts a hint behind it
         (r".* missing \d+ required positional argument: '(.*)'", r"the \1 is missing"),
         (r".* takes from \d+ to \d+ positional arguments but .*", "it has too many parts"),
     ):
