@@ -247,6 +247,7 @@ async def main(folder):
     add_account(folder / "users", "alice")
     free = "tcp:0:interface=127.0.0.1"
     flags = {
+        ("server", "state"): "",
         ("server", "listen"): [free, f"haproxy:{free}"],
         ("tls", "listen"): [free, f"haproxy:{free}"],
         ("tls", "certificate"): str(folder / "server.pem"),
@@ -254,7 +255,7 @@ async def main(folder):
         ("metrics", "listen"): free,
         ("auth", "users"): str(folder / "users"),
     }
-    service = make_service(load(None, {}, flags), reactor, time.time)
+    service = make_service(load(None, {}, flags), reactor, time.time, lambda: load(None, {}, flags))
     service.startService()
     found = []
     for port in await service.ready:

@@ -308,7 +308,7 @@ def test_a_server_that_comes_back_is_published_to_again(tmp_path):
     assert eventually(lambda: watched(second, "load")["value"] == 3)
     code, out, err = pipe.ended()
     assert (code, out) == (0, "published 3, refused 0\n")
-    assert "not connected; connecting again" in err
+    assert "the server stops; connecting again in 1.0 s" in err
     second.stop()
 
 
