@@ -27,14 +27,15 @@ class SinkSet:
 
     def push(self, sample: Sample) -> bool:
         """Push to each; tell whether any took it."""
-        taken = [client.push(sample) for client in self.clients]
+        taken = [client.push(sample) for client in tuple(self.clients)]  # one may leave meanwhile
         return any(taken)
 
 
 class ClockAvatar:
     """What is pushed to the clients of an account, or to one of them: subscriptions, each with its timer.
 
-    It is subscribed to `time` at the default period, or to what is remembered. While it has clients its timers run.
+    It is subscribed to what is remembered, as far as there still is such a feed, or else to `time` at the default
+    period. While it has clients its timers run.
 
     Args:
         account: The account's name.
@@ -74,7 +75,7 @@ class ClockAvatar:
             if desk.offers(feed, account):
                 self.subscriptions[feed] = desk.subscription(feed, account, self._sink)
                 self.subscriptions[feed].restore(period, deadband)
-        if not remembered:
+        if not self.subscriptions:
             self.subscriptions["time"] = desk.subscription("time", account, self._sink)
 
     def enter(self, client: IClient) -> None:

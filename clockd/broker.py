@@ -25,7 +25,7 @@ from zope.interface import implementer
 from clockd.boundary import Boundary, is_plain
 from clockd.certificate import common_names, openssl_words
 from clockd.decoder import Bounds, Decoder
-from clockd.errors import Draining, InvalidValue, NotPermitted, TooManyConnections
+from clockd.errors import Draining, InvalidValue, NotPermitted, Refused, TooManyConnections
 from clockd.interfaces import ISession
 from clockd.lobby import Lobby
 from clockd.login import ILogin, Login, new_login
@@ -76,6 +76,9 @@ TEMPLATES = 256
 
 RETRY_SECONDS = 1.0
 """Before this a client that was told to come back does not."""
+
+REFUSAL_SECONDS = 1.0
+"""As long may somebody take to log in who is told then that the server stops."""
 
 RETURNS_A_SECOND = 200
 """As many of those clients come back in a second; a login takes a millisecond."""
@@ -195,6 +198,7 @@ class ClockBroker(pb.Broker):
                 self.peer,
                 factory.tally,
                 factory.quota,
+                factory.refusal,
                 self._do_soon,
                 self.close,
             )
@@ -291,6 +295,8 @@ class ClockBroker(pb.Broker):
         self._note_tls(openssl_words(reason.value))
         ended_for = self._ended_for or ("client" if reason.check(ConnectionDone) else "lost")
         self.login.left(ended_for)
+        if self.mind is not None:
+            self.mind.lost()
         self.factory.closed(self, ended_for)
         reason.cleanFailure()
         # what held the connection and was held by it: without these cycles it goes at once, and no collector is needed
@@ -307,6 +313,10 @@ class ClockBroker(pb.Broker):
         """
         self._ended_for = self._ended_for or reason
         self.transport.abortConnection()
+
+    def end_in(self, seconds: float, reason: str) -> None:
+        """Close the connection after a while, if it is still there; as `end` does."""
+        self._later(seconds, lambda: self.end(reason))
 
     @property
     def address(self) -> str | None:
@@ -337,14 +347,13 @@ class ClockBroker(pb.Broker):
             TooManyConnections: All places are taken.
             Draining: The server is about to stop.
         """
-        if self.factory.emptied is not None:
+        refusal: Refused | None = self.factory.refusal()
+        if refusal is None:
+            why = self.factory.lobby.refusal(self)
+            refusal = None if why is None else TooManyConnections(why)
+        if refusal is not None:
             self.factory.tally.logins[method, "limit"] += 1
-            self._do_soon(lambda: self.close("drain"))
-            raise Draining("this server is about to stop; try again in a moment")
-        why = self.factory.lobby.refusal(self)
-        if why is not None:
-            self.factory.tally.logins[method, "limit"] += 1
-            raise TooManyConnections(why)
+            raise refusal
 
     def sink_for(self, mind: object) -> RemoteMind:
         """Return a sink for what a client says is its mind.
@@ -605,6 +614,12 @@ class ClockServerFactory(pb.PBServerFactory):
             broker.end("limit")
         self.give_way()
 
+    def refusal(self) -> Draining | None:
+        """Return why nobody is let in now, or None."""
+        if self.emptied is None:
+            return None
+        return Draining("this server is about to stop; try again in a moment")
+
     def take_limits(self) -> None:
         """Put limits in force that have changed, for what comes from now on."""
         self.bounds = Bounds(bytes=self.limits.message_bytes, depth=DEPTH, items=ITEMS)
@@ -613,7 +628,7 @@ class ClockServerFactory(pb.PBServerFactory):
         """Have all leave, because the server stops; fires when nobody is there any more.
 
         Who takes notices is told when to come back, each at a time of its own, and leaves by itself. Who is about to
-        log in is told to come back. All others are closed.
+        log in has a moment to do so, and is told to come back. All others are closed.
         """
         emptied: Deferred[None] = Deferred()
         self.emptied = emptied
@@ -624,7 +639,9 @@ class ClockServerFactory(pb.PBServerFactory):
                 broker.mind.notify({"kind": "draining", "retry_seconds": seconds})
             elif broker.mind is not None:
                 broker.close("drain")
-            elif not broker.asked:
+            elif broker.asked:
+                broker.end_in(REFUSAL_SECONDS, "drain")
+            else:
                 broker.end("drain")
         self._note_if_empty()
         return emptied

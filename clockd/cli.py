@@ -118,7 +118,7 @@ def serve(
       CLOCKD_LIMITS_MIN_PERIOD=0.1 clockd serve --log-format json
     """
     with one_sentence():
-        from clockd.config import load, told_where
+        from clockd.config import load, load_again, told_where
         from clockd.logs import begin_logging
 
         given = {
@@ -134,7 +134,7 @@ def serve(
         if init:
             _first_account(Path(settings.auth.users))
         with told_where(config, flags=flags):
-            drive(lambda reactor: _serve(settings, partial(load, config, flags=flags), reactor))
+            drive(lambda reactor: _serve(settings, partial(load_again, config, flags), reactor))
 
 
 @main.command()
@@ -469,14 +469,14 @@ def check(config: Path | None) -> None:
     with one_sentence():
         from twisted.internet import reactor
 
-        from clockd.config import load, told_where
+        from clockd.config import load, load_again, told_where
         from clockd.logs import begin_logging
         from clockd.service import make_service
 
         begin_logging("text", sys.stderr, "warn")
         settings = load(config)
         with told_where(config):
-            make_service(settings, reactor, time.time, partial(load, config))
+            make_service(settings, reactor, time.time, partial(load_again, config))
         for key, account in _strangers(settings):
             click.echo(f"{config}: {key}: there is no account {account} in {settings.auth.users}", err=True)
         click.echo(f"{config or 'defaults'}: good")
@@ -547,9 +547,9 @@ def drive(work: Callable[[Any], Coroutine[Any, Any, None]]) -> None:
     """
     from twisted.internet import reactor
     from twisted.internet.defer import CancelledError, Deferred
-    from twisted.internet.error import ReactorNotRunning
 
     from clockd.monotonic import make_monotonic
+    from clockd.process import on_stop_signals, stop
 
     make_monotonic(reactor)
     failures: list[Failure] = []
@@ -558,25 +558,22 @@ def drive(work: Callable[[Any], Coroutine[Any, Any, None]]) -> None:
         if not failure.check(CancelledError):
             failures.append(failure)
 
-    def ended(_: object) -> None:
-        with suppress(ReactorNotRunning):
-            reactor.stop()
-
     def start() -> None:
         done = Deferred.fromCoroutine(work(reactor))
 
-        def stop() -> Deferred[None]:
+        def end() -> Deferred[None]:
             for number in (signal.SIGINT, signal.SIGTERM):
                 signal.signal(number, signal.SIG_DFL)  # whoever asks twice does not want to wait
             done.cancel()
             return done
 
-        reactor.addSystemEventTrigger("before", "shutdown", stop)
-        done.addErrback(keep).addBoth(ended)
+        reactor.addSystemEventTrigger("before", "shutdown", end)
+        on_stop_signals(partial(stop, reactor), reactor)
+        done.addErrback(keep).addBoth(lambda _: stop(reactor))
 
     signal.signal(signal.SIGINT, signal.default_int_handler)  # the reactor takes it over only from Python's own
     if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
-        signal.signal(signal.SIGHUP, lambda *_: reactor.callFromThread(ended, None))  # type: ignore[attr-defined]  # it is the reactor
+        signal.signal(signal.SIGHUP, lambda *_: reactor.callFromThread(stop, reactor))  # type: ignore[attr-defined]  # it is the reactor
     reactor.callWhenRunning(start)
     reactor.run()
     for failure in failures:
@@ -618,7 +615,7 @@ def parse_target(target: str) -> Target:
 async def _serve(config: "Config", read_config: "Callable[[], Config]", reactor: Any) -> None:
     from twisted.internet.defer import Deferred
 
-    from clockd.process import hasten_on_signal, raise_descriptors, reload_on_hangup, tame_collector
+    from clockd.process import on_stop_signals, raise_descriptors, reload_on_hangup, tame_collector
     from clockd.service import make_service
 
     service = make_service(config, reactor, time.time, read_config)
@@ -630,7 +627,7 @@ async def _serve(config: "Config", read_config: "Callable[[], Config]", reactor:
     try:
         await Deferred()
     finally:
-        hasten_on_signal(service.hasten, reactor)
+        on_stop_signals(service.hasten, reactor)
         await service.stopService()
 
 

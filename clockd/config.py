@@ -251,6 +251,16 @@ def load(
     return config
 
 
+def load_again(file: Path | None, flags: Flags | None = None) -> Config:
+    """Read the configuration once more; arguments and errors are those of `load`.
+
+    What is no regular file, such as a pipe, was read once: it is empty now, or would be waited for.
+    """
+    if file is not None and not file.is_file():
+        raise Misconfigured(f"{file}: cannot be read again: it is no regular file, or gone")
+    return load(file, flags=flags)
+
+
 @contextmanager
 def told_where(
     file: Path | None, environment: Mapping[str, str] = os.environ, flags: Flags | None = None

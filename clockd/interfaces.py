@@ -54,8 +54,12 @@ class IClient(ISink):
     def notify(notice: Mapping[str, object]) -> None:
         """Tell the client something of its connection, at once; as `NOTICES` and nobody's sample."""
 
-    def ping() -> Deferred[None]:
-        """Ask for a sign of life, if no other question is open; fires at the next answer, if there is one."""
+    def ping() -> Deferred[bool]:
+        """Ask for a sign of life, if no other question is open.
+
+        Returns:
+            Fires with True at the next answer, or with False when the connection has ended.
+        """
 
     def close(reason: str) -> None:
         """Close the connection once all is written, for one of `CLOSE_REASONS`."""

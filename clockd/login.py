@@ -91,6 +91,7 @@ class Login:
         peer: Returns the peer's address, for the log; behind a proxy it is not known from the start.
         tally: Where logins are counted.
         quota: Of log lines.
+        refusal: Returns why nobody is let in now, or None.
         soon: Runs a callable as soon as the answer in hand has been written.
         close: Closes the connection once all is written, for the reason given.
     """
@@ -106,6 +107,7 @@ class Login:
         peer: Callable[[], str],
         tally: Tally,
         quota: Quota,
+        refusal: Callable[[], Refused | None],
         soon: Callable[[Callable[[], object]], object],
         close: Callable[[str], object],
     ) -> None:
@@ -118,6 +120,7 @@ class Login:
         self.peer = peer
         self.tally = tally
         self.quota = quota
+        self.refusal = refusal
         self.soon = soon
         self.close = close
         self.tries = 0
@@ -141,7 +144,12 @@ class Login:
 
         def admitted(result: tuple[Any, ISession, Callable[[], object]]) -> None:
             _, session, logout = result
-            machine.admitted(session, logout)
+            refusal = self.refusal()
+            if refusal is None:
+                machine.admitted(session, logout)
+            else:
+                logout()
+                refused(Failure(refusal))
 
         refused = machine.refused if self.tries < TRIES else machine.expelled
         if isinstance(credentials, ChallengeResponse) and not self.throttle.permits(

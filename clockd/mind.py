@@ -131,7 +131,7 @@ class RemoteMind(_Touched):
         self._notices: count[int] | None = None
         self._now = now
         self._finish_soon = finish_soon
-        self._waiting: tuple[Deferred[None], ...] = ()  # fire at the next answer
+        self._waiting: tuple[Deferred[bool], ...] = ()  # fire at the next answer
         self.pushes = 0
         self.skipped = 0
         self.acknowledgement: float | None = None
@@ -188,11 +188,11 @@ class RemoteMind(_Touched):
         """See `IClient`."""
         return self._connection.peer()
 
-    def ping(self) -> Deferred[None]:
+    def ping(self) -> Deferred[bool]:
         """See `IClient`."""
         if self.window.question(self._seconds()):
             self._connection.probe(self._question(probing=True))
-        answered: Deferred[None] = Deferred()
+        answered: Deferred[bool] = Deferred()
         self._waiting = (*self._waiting, answered)
         return answered
 
@@ -216,9 +216,11 @@ class RemoteMind(_Touched):
                 self._connection.end("protocol")
                 return
         self._settle()
-        waiting, self._waiting = self._waiting, ()
-        for answered in waiting:
-            answered.callback(None)
+        self._tell_waiting(answered=True)
+
+    def lost(self) -> None:
+        """Take note that the connection has ended."""
+        self._tell_waiting(answered=False)
 
     def quiet(self) -> bool:
         """Tell whether nothing was asked for long."""
@@ -284,6 +286,11 @@ class RemoteMind(_Touched):
         self.window.owe(feed)
         self._free_until = -math.inf
         return False
+
+    def _tell_waiting(self, *, answered: bool) -> None:
+        waiting, self._waiting = self._waiting, ()
+        for each in waiting:
+            each.callback(answered)
 
     def _question(self, *, probing: bool) -> int:
         self._probing = probing

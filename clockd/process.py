@@ -7,8 +7,10 @@ import gc
 import resource
 import signal
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
+from twisted.internet.error import ReactorNotRunning
 from twisted.logger import Logger
 
 _log = Logger()
@@ -31,10 +33,16 @@ def reload_on_hangup(reload: Callable[[], object], reactor: Any) -> None:
     signal.signal(signal.SIGHUP, lambda *_: reactor.callFromThread(reload))
 
 
-def hasten_on_signal(hasten: Callable[[], object], reactor: Any) -> None:
-    """Have the next SIGINT or SIGTERM call `hasten`: once a reactor stops, its own way with them is an error."""
+def on_stop_signals(call: Callable[[], object], reactor: Any) -> None:
+    """Have SIGINT and SIGTERM call `call`, in the reactor's thread; to the reactor itself a second one is an error."""
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: reactor.callFromThread(hasten))
+        signal.signal(number, lambda *_: reactor.callFromThread(call))
+
+
+def stop(reactor: Any) -> None:
+    """Stop a reactor; nothing, if it stops already."""
+    with suppress(ReactorNotRunning):
+        reactor.stop()
 
 
 def tame_collector() -> None:

@@ -15,7 +15,7 @@ from twisted.application.service import MultiService, Service
 from twisted.cred.checkers import AllowAnonymousAccess, ICredentialsChecker
 from twisted.cred.portal import IRealm, Portal
 from twisted.internet.defer import CancelledError, Deferred, FirstError, gatherResults, maybeDeferred, succeed
-from twisted.internet.defer import TimeoutError as NotEmptied
+from twisted.internet.defer import TimeoutError as TimedOut
 from twisted.internet.endpoints import serverFromString
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IListeningPort, IProtocolFactory, IReactorTime, IStreamServerEndpoint
@@ -51,6 +51,9 @@ SECOND = 1.0
 
 LINGERING = 1000
 """As many connections that have ended and are still in memory are worth a full collection, which stops the loop."""
+
+CLOSING_SECONDS = 1.0
+"""As long at least is waited for the store at the end; a disk that hangs must not hold up the stop."""
 
 RESERVED_DESCRIPTORS = 64
 """Kept for all that is no connection of a subscriber."""
@@ -188,18 +191,20 @@ class ClockService(MultiService):
     async def _stop(self) -> None:
         self._state = "draining"
         self._log.info("clockd stops, in {seconds:g} s at the latest", seconds=self._drain)
+        until = self._clock.seconds() + self._drain
         *brokers, _ = self._listeners()  # HTTP goes on: it says that the server drains
         for listener in brokers:
             await listener.stopService()
-        await self._store.save()  # so that a server that takes over finds it
+        self._store.save()  # so that a server that takes over finds it
         self._emptied = self._factory.drain()
-        with suppress(NotEmptied, CancelledError):
+        with suppress(TimedOut, CancelledError):
             await self._emptied.addTimeout(self._drain, self._clock)
         self._state = "stopping"
         self._factory.end_all()
         await maybeDeferred(super().stopService if self._parts_run else partial(Service.stopService, self))
         self._parts_run = False
-        await self._store.close()
+        with suppress(TimedOut):
+            await self._store.close().addTimeout(max(CLOSING_SECONDS, until - self._clock.seconds()), self._clock)
         globalLogPublisher.removeObserver(self._observer)
 
     def stopService(self) -> Deferred[None]:
@@ -298,7 +303,7 @@ def make_service(
     feeds, sources = make_feeds(config.feeds, tally, store, reactor, now)
     schedule = Schedule(reactor, tally.lateness)
     desk = FeedDesk(feeds, schedule, config.limits, tally)
-    roster = Roster(config.limits, config.avatars.when_full, reactor, now, users.is_admin)
+    roster = Roster(config.limits, config.avatars.when_full, reactor, now, users.role_of)
     realm = ClockRealm(config.avatars.sharing, roster, desk, store, tally)
 
     def taken(config: Config) -> None:

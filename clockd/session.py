@@ -12,7 +12,7 @@ from zope.interface import implementer
 
 from clockd.avatar import ClockAvatar
 from clockd.desk import FeedDesk
-from clockd.errors import InvalidValue, NotPermitted, TooManyConnections
+from clockd.errors import InvalidValue, NotPermitted, TooManyConnections, WrongCredentials
 from clockd.interfaces import IClient, ISession
 from clockd.users import ANONYMOUS
 from clockd.values import NOTICES, Limits
@@ -230,7 +230,7 @@ class Roster:
             not answer within `ack_seconds`, and else the new one is refused.
         clock: Monotonic time and delayed calls.
         now: Unix seconds UTC by the host's wall clock.
-        is_admin: Tells whether an account has the role `admin`, now.
+        role_of: Returns the role that an account has now; None if there is no such account any more.
 
     Attributes:
         limits, when_full, clock, now: As given.
@@ -242,13 +242,13 @@ class Roster:
         when_full: WhenFull,
         clock: IReactorTime,
         now: Callable[[], float],
-        is_admin: Callable[[str], bool],
+        role_of: Callable[[str], str | None],
     ) -> None:
         self.limits = limits
         self.when_full = when_full
         self.clock = clock
         self.now = now
-        self._is_admin = is_admin
+        self._role_of = role_of
         self._sessions: dict[str, dict[Session, None]] = {}  # by account, the oldest first
 
     def __iter__(self) -> Iterator[Session]:
@@ -291,7 +291,7 @@ class Roster:
         Raises:
             NotPermitted: It has not.
         """
-        if not self._is_admin(account):
+        if self._role_of(account) != "admin":
             raise NotPermitted("that is for accounts with the role admin")
 
     async def _admit_by_ping(self, session: Session) -> None:
@@ -299,12 +299,15 @@ class Roster:
         while self._is_full(account):
             oldest = self.sessions(account)[0]
             try:
-                await oldest.client.ping().addTimeout(self.limits.ack_seconds, self.clock)
+                answered = await oldest.client.ping().addTimeout(self.limits.ack_seconds, self.clock)
             except NoAnswer:
-                if self.sessions(account)[:1] == [oldest] and self._is_full(account):
-                    self._replace_oldest(account)
-            else:
+                answered = False
+            if answered:
                 raise self._too_many(account)
+            if self.sessions(account)[:1] == [oldest] and self._is_full(account):
+                self._replace_oldest(account)
+        if self._role_of(account) is None:  # it was removed meanwhile
+            raise WrongCredentials("there is no such account any more")
         self._enter(session)
 
     def _is_full(self, account: str) -> bool:

@@ -12,10 +12,10 @@ from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 from twisted.python.usage import Options as TwistOptions
 
-from clockd.config import load
+from clockd.config import load, load_again
 from clockd.errors import Misconfigured
 from clockd.monotonic import make_monotonic
-from clockd.process import hasten_on_signal, raise_descriptors, reload_on_hangup, tame_collector
+from clockd.process import on_stop_signals, raise_descriptors, reload_on_hangup, stop, tame_collector
 from clockd.service import ClockService, make_service
 
 
@@ -34,8 +34,8 @@ def makeService(options: Options) -> MultiService:
     """
     make_monotonic(reactor)
     try:
-        read = partial(load, Path(options["config"]) if options["config"] else None)
-        service = make_service(read(), reactor, time.time, read)
+        file = Path(options["config"]) if options["config"] else None
+        service = make_service(load(file), reactor, time.time, partial(load_again, file))
     except Misconfigured as error:
         raise SystemExit(f"clockd: {error}") from error
     return _OrExit(service)
@@ -51,11 +51,12 @@ class _OrExit(MultiService):
 
     def startService(self) -> None:
         reload_on_hangup(self._service.reload, reactor)
+        reactor.callWhenRunning(on_stop_signals, partial(stop, reactor), reactor)
         super().startService()
         self._service.ready.addCallbacks(self._serves, self._cannot)
 
     def stopService(self) -> Deferred[None]:
-        hasten_on_signal(self._service.hasten, reactor)
+        on_stop_signals(self._service.hasten, reactor)
         stopped: Deferred[None] = super().stopService()
         return stopped
 

@@ -125,10 +125,10 @@ class UsersFile:
         """Return all accounts, sorted by name."""
         return [self._accounts[name] for name in sorted(self._accounts)]
 
-    def is_admin(self, name: str) -> bool:
-        """Tell whether an account has the role `admin`."""
+    def role_of(self, name: str) -> str | None:
+        """Return the role of an account; None if there is no such account."""
         account = self.account(name)
-        return account is not None and account.role == "admin"
+        return None if account is None else account.role
 
     def imitate(self, name: str) -> Account:
         """Return what a name without an account passes for: `HMAC(key, name)` decides, so it is the same each time.

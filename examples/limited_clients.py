@@ -51,4 +51,4 @@ class LimitedRealm:
 
 if __name__ == "__main__":
     limits = Limits(connections_per_account=2)
-    Example().serve(LimitedRealm(Roster(limits, "reject", reactor, time.time, lambda _: False)), "greet")
+    Example().serve(LimitedRealm(Roster(limits, "reject", reactor, time.time, lambda _: "")), "greet")

@@ -379,7 +379,8 @@ class Rig:
         self.tally.feed("time")
         self.store = MemoryStore()
         self.admins = set()
-        self.roster = Roster(self.limits, when_full, self.clock, self.now, self.admins.__contains__)
+        self.removed = set()
+        self.roster = Roster(self.limits, when_full, self.clock, self.now, self.role_of)
         self.feeds = FeedTable([(ClockFeed(self.now), Rights()), *feeds(self)])
         self.schedule = Schedule(self.clock, self.tally.lateness)
         self.desk = FeedDesk(self.feeds, self.schedule, self.limits, self.tally)
@@ -403,6 +404,9 @@ class Rig:
 
     def now(self):
         return EPOCH + self.clock.seconds()
+
+    def role_of(self, name):
+        return None if name in self.removed else "admin" if name in self.admins else ""
 
     def sweep(self):
         """Look after every connection once."""

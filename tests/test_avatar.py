@@ -203,6 +203,13 @@ class RememberedTests(SharedCase):
         self.assertEqual(one.periods(), {"time": 1.0, "load": 10.0})
         self.leave(one)
 
+    def test_who_comes_back_when_none_of_its_feeds_are_there_any_more_is_pushed_the_time(self):
+        self.serve()
+        self.rig_.store.remember("alice", Remembered({"gone": (5.0, 0.0)}))
+        one, first = self.login()
+        self.assertEqual((one.periods(), self.stamps(first)), ({"time": 1.0}, [0]))
+        self.leave(one)
+
     def test_who_has_left_the_time_is_not_pushed_it_but_one_who_left_everything_is(self):
         self.serve()
         one, _ = self.login()

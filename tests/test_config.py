@@ -19,6 +19,7 @@ from clockd.config import (
     Server,
     Tls,
     load,
+    load_again,
     told_where,
 )
 from clockd.errors import Misconfigured
@@ -307,6 +308,16 @@ class BoundsTests(ConfigCase):
         text = f"[limits]\ndefault_period = {{0}}\nmin_period = {{0}}\nmax_period = {YEAR}\n"
         self.assertEqual(load(self.write(text.format(YEAR)), {}).limits, Limits(YEAR, YEAR, YEAR))
         self.wrong("FILE: limits.default_period: expected `float` <= 31622400.0", text.format(YEAR + 1))
+
+    def test_what_is_no_regular_file_is_not_read_again(self):
+        file = self.write("[limits]\nmin_period = 2\ndefault_period = 2\n")
+        self.assertEqual(load_again(file), load(file))
+        pipe = file.with_name("pipe")
+        os.mkfifo(pipe)
+        for path in (pipe, file.parent, file.with_name("none")):
+            with self.assertRaisesRegex(Misconfigured, "cannot be read again"):
+                load_again(path)
+        self.assertEqual(load_again(None), load(None))
 
     def test_one_address_to_listen_on_is_enough_and_none_is_too_few(self):
         self.assertEqual(load(environment={"CLOCKD_SERVER_LISTEN": '["x"]'}).server, Server(("x",)))

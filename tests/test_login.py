@@ -14,7 +14,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 
 from clockd.auth import AccountChecker, CertificateChecker, new_challenge
-from clockd.errors import NotPermitted, ServerFault, TooManyAttempts, TooManyConnections, WrongCredentials
+from clockd.errors import Draining, NotPermitted, ServerFault, TooManyAttempts, TooManyConnections, WrongCredentials
 from clockd.login import Login, new_login
 from clockd.logs import Quota
 from clockd.throttle import Throttle
@@ -47,6 +47,7 @@ class LoginCase(SynchronousTestCase):
         self.realm, self.tally, self.later, self.closed = Realm(), Tally(), [], []
         portal = Portal(self.realm, checkers or [AccountChecker(Users(["alice"]), None), AllowAnonymousAccess()])
         self.now = 0.0
+        self.refusal = None
         self.challenges = []
         self.login = Login(
             portal,
@@ -58,6 +59,7 @@ class LoginCase(SynchronousTestCase):
             lambda: "192.0.2.7:1",
             self.tally,
             Quota(lambda: self.now),
+            lambda: self.refusal,
             self.later.append,
             self.closed.append,
         )
@@ -337,6 +339,16 @@ class ThrottleTests(LoginCase):
     def test_anonymous_is_not_throttled(self):
         self.guess(20)
         self.successResultOf(self.with_kept().anonymous(self))
+
+    def test_who_is_admitted_when_nobody_is_any_more_is_refused_and_logged_out(self):
+        checker = Delayed()
+        machine = self.machine(checker)
+        machine.challenge("alice")
+        answer = machine.respond(b"x" * 16, None)
+        self.refusal = Draining("this server is about to stop")
+        checker.asked[0].callback(b"alice")
+        self.failureResultOf(answer, Draining)
+        self.assertEqual((self.realm.logouts, self.counted()), (1, {("unknown", "limit"): 1}))
 
     def test_why_the_server_could_not_check_is_told_to_the_log_and_not_to_the_peer(self):
         self.machine()

@@ -703,10 +703,13 @@ class SweepTests(MindCase):
             self.assertNoResult(each)
         self.mind.heard(error=True)
         for each in pinged:
-            self.successResultOf(each)
+            self.assertIs(self.successResultOf(each), True)
         self.assertEqual(sum(self.tally.acknowledgement.counts), 1)
-        self.mind.ping()
+        pinged = self.mind.ping()
         self.assertEqual(self.connection.probes, [42, 43])
+        self.mind.lost()
+        self.assertIs(self.successResultOf(pinged), False)
+        self.mind.lost()
 
     def test_a_ping_while_a_question_is_open_waits_for_that(self):
         self.make()

@@ -5,7 +5,7 @@ import math
 from doubles import EPOCH, Mind, Rig, RigCase, Sink, push_feeds
 from twisted.trial.unittest import SynchronousTestCase
 
-from clockd.errors import TooManyConnections
+from clockd.errors import TooManyConnections, WrongCredentials
 from clockd.session import MOST_TOLD, REASON_LETTERS, Session
 from clockd.values import Limits, Rights
 
@@ -114,7 +114,7 @@ class PingTests(RosterCase):
     def test_if_the_oldest_answers_the_new_one_is_refused(self):
         _, waiting = self.ask()
         self.assertNoResult(waiting)
-        self.first.client.pings[0].callback(None)
+        self.first.client.pings[0].callback(True)
         self.failureResultOf(waiting, TooManyConnections)
         self.assertEqual(self.rig.roster.sessions("alice"), [self.first, self.second])
         self.assertEqual((self.first.client.closed, self.rig.clock.getDelayedCalls()), ([], []))
@@ -136,12 +136,19 @@ class PingTests(RosterCase):
         self.successResultOf(waiting)
         self.assertEqual(self.rig.roster.sessions("alice"), [self.first, session])
 
-    def test_if_the_oldest_leaves_meanwhile_nobody_is_replaced(self):
+    def test_if_the_oldest_leaves_meanwhile_its_place_is_taken_at_once_and_nobody_is_replaced(self):
         session, waiting = self.ask()
         self.first.logout()
-        self.rig.clock.advance(1)
+        self.first.client.pings[0].callback(False)
         self.successResultOf(waiting)
         self.assertEqual((self.rig.roster.sessions("alice"), self.second.client.closed), ([self.second, session], []))
+
+    def test_an_account_that_is_removed_meanwhile_gets_no_place(self):
+        _, waiting = self.ask()
+        self.rig.removed.add("alice")
+        self.rig.clock.advance(1)
+        self.failureResultOf(waiting, WrongCredentials)
+        self.assertNotIn("replaced", self.second.client.closed)
 
     def test_of_many_who_wait_one_gets_the_place_of_each_who_is_silent(self):
         asked = [self.ask() for _ in range(20)]
@@ -150,7 +157,7 @@ class PingTests(RosterCase):
         self.assertEqual((self.first.client.closed, self.second.client.closed), (["replaced"], []))
         for ping in self.second.client.pings:
             if not ping.called:
-                ping.callback(None)
+                ping.callback(True)
         results = [waiting.result for _, waiting in asked]
         self.assertEqual([result for result in results if result is None], [None])
         for _, waiting in asked[1:]:
