@@ -19,8 +19,11 @@ ROOT = Path(__file__).resolve().parent.parent
 VERSIONS = ("3.11", "3.12", "3.13")
 UPPER_LAYERS = ("cli", "twist", "service", "client", "__main__", "_twist_plugin")
 UNIT_COVERAGE, COVERAGE = 90, 95
-PACELESS = ("tls", "image", "deploy", "commands", "words", "library", "password_logins", "churn", "publish")
-WAITING = ("prometheus", "stopped", "subscribers", "wall_clock", "feeds", "feed_sources")
+PACELESS = (
+    *("tls", "image", "deploy", "commands", "words", "library", "password_logins", "churn", "publish"),
+    *("examples", "administration"),
+)
+WAITING = ("prometheus", "stopped", "subscribers", "wall_clock", "feeds", "feed_sources", "store", "avatars")
 
 
 def main() -> None:

@@ -16,11 +16,13 @@ from twisted.spread import pb
 
 from clockd.auth import IChallengeResponse
 from clockd.broker import ClockServerFactory
+from clockd.desk import FeedDesk
 from clockd.feeds import ClockFeed, FeedTable
 from clockd.logs import count_errors
 from clockd.monotonic import make_monotonic
-from clockd.realm import ClockRealm, FeedDesk, Roster
+from clockd.realm import ClockRealm, Roster
 from clockd.schedule import Schedule
+from clockd.store import MemoryStore
 from clockd.values import Limits, Rights, Tally
 
 SLOW = 1.0
@@ -68,10 +70,11 @@ async def main():
     logins = 0
     rosters = []
     for checker, realm_seconds in ((SlowChecker(SLOW), 0), (SlowChecker(0), SLOW)):
-        roster = Roster(16)
+        roster = Roster(Limits(), "reject", reactor, time.time, lambda _: "")
         schedule = Schedule(reactor, tally.lateness)
         feeds = FeedTable([(ClockFeed(lambda: 0.0), Rights())])
-        realm = SlowRealm(roster, FeedDesk(feeds, schedule, Limits(), tally), tally)
+        desk = FeedDesk(feeds, schedule, Limits(), tally)
+        realm = SlowRealm("connection", roster, desk, MemoryStore(), tally)
         realm.seconds = realm_seconds
         portal = Portal(realm, [checker])
         factory = ClockServerFactory(portal, schedule, Limits(), tally, reactor, time.time, False, lambda *_: bytes(16))
@@ -84,7 +87,7 @@ async def main():
     left = {
         "logins": logins,
         "avatars": tally.avatars,
-        "places": sum(len(roster._connections) for roster in rosters),
+        "places": sum(len(roster._sessions) for roster in rosters),
         "delayed": len(reactor.getDelayedCalls()),
         "errors": len(errors),
         "closed": sum(tally.closed.values()),
