@@ -110,7 +110,7 @@ class ClockAvatar:
         Raises:
             UnknownFeed: The feed is not subscribed.
         """
-        subscription = self.subscriptions.get(feed) if isinstance(feed, str) else None
+        subscription = self._subscribed(feed)
         if subscription is None:
             self._tally.periods["refused"] += 1
             raise UnknownFeed("not subscribed to that feed; subscribe to it first")
@@ -152,8 +152,11 @@ class ClockAvatar:
             self._stopped[str(feed)] = subscription.stopped
             self._changed(self)
 
+    def _subscribed(self, feed: object) -> Subscription | None:
+        return self.subscriptions.get(feed) if isinstance(feed, str) else None  # a reference cannot be looked up
+
     def _find(self, feed: object) -> Subscription:
-        subscription = self.subscriptions.get(feed) if isinstance(feed, str) else None
+        subscription = self._subscribed(feed)
         if subscription is not None:
             return subscription
         made = self._desk.subscription(feed, self.account, self._sink)

@@ -469,14 +469,14 @@ def check(config: Path | None) -> None:
     with one_sentence():
         from twisted.internet import reactor
 
-        from clockd.config import load, load_again, told_where
+        from clockd.config import load, told_where
         from clockd.logs import begin_logging
         from clockd.service import make_service
 
         begin_logging("text", sys.stderr, "warn")
         settings = load(config)
         with told_where(config):
-            make_service(settings, reactor, time.time, partial(load_again, config))
+            make_service(settings, reactor, time.time)
         for key, account in _strangers(settings):
             click.echo(f"{config}: {key}: there is no account {account} in {settings.auth.users}", err=True)
         click.echo(f"{config or 'defaults'}: good")
@@ -694,20 +694,15 @@ async def _started(configs: "list[Config]", reactor: Any) -> "tuple[ClockService
 
     *others, last = configs
     for config in others:
-        service = make_service(config, reactor, time.time, partial(_same, config))
+        service = make_service(config, reactor, time.time)
         service.startService()
         try:
             return service, await service.ready
         except CannotListen:
             await service.stopService()
-    service = make_service(last, reactor, time.time, partial(_same, last))
+    service = make_service(last, reactor, time.time)
     service.startService()
     return service, await service.ready
-
-
-def _same(config: "Config") -> "Config":
-    """Return a configuration that no file holds, when it is to be read again."""
-    return config
 
 
 async def _watch(

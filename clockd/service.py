@@ -282,15 +282,15 @@ class ClockService(MultiService):
 
 
 def make_service(
-    config: Config, reactor: Any, now: Callable[[], float], read_config: Callable[[], Config]
+    config: Config, reactor: Any, now: Callable[[], float], read_config: Callable[[], Config] | None = None
 ) -> ClockService:
     """Build a clockd that is ready to be started.
 
     Args:
         config: What to build.
-        read_config: Reads it again, when asked to.
         reactor: A Twisted reactor whose `seconds` is monotonic; also what tests put in its place.
         now: Unix seconds UTC by the host's wall clock.
+        read_config: Reads the configuration again, if there is anything to be read.
 
     Raises:
         Misconfigured: A users file, an endpoint, or a source of a feed that cannot be used.
@@ -346,7 +346,7 @@ def make_realm_service(
         now: As for `make_service`.
         users: The accounts, loaded, if the realm knows them; else those of `config.auth`.
         store: What the realm remembers things in, if it does: opened before anything starts, closed when all has ended.
-        read_config: Reads the configuration again, if there is anything to be read.
+        read_config: As for `make_service`.
         taken: Is told a configuration whose limits or avatars have changed, for the realm's part in it.
 
     Raises:
@@ -435,10 +435,7 @@ def _plainly(error: Exception) -> str:
     words = str(error)
     for pattern, plain in (
         (r"invalid literal for int\(\) with base \d+: (.*)", r"\1 is no number"),
-        (
-            r".* got an unexpected keyword argument '(.*?)'.*",
-            r"it has no \1",
-        ),  # 3.13 puts a hint behind it
+        (r".* got an unexpected keyword argument '(.*?)'.*", r"it has no \1"),  # 3.13 has a hint behind it
         (r".* missing \d+ required positional argument: '(.*)'", r"the \1 is missing"),
         (r".* takes from \d+ to \d+ positional arguments but .*", "it has too many parts"),
     ):

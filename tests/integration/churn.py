@@ -83,7 +83,7 @@ async def serve(folder):
         ("metrics", "listen"): f"tcp:0{loopback}",
         ("auth", "users"): str(folder / "users"),
     }
-    service = make_service(load(None, {}, flags), reactor, time.time, lambda: load(None, {}, flags))
+    service = make_service(load(None, {}, flags), reactor, time.time)
     service.startService()
     plain, tls, _ = (f"tcp:127.0.0.1:{port.getHost().port}" for port in await service.ready)
     gc.collect()

@@ -255,7 +255,7 @@ async def main(folder):
         ("metrics", "listen"): free,
         ("auth", "users"): str(folder / "users"),
     }
-    service = make_service(load(None, {}, flags), reactor, time.time, lambda: load(None, {}, flags))
+    service = make_service(load(None, {}, flags), reactor, time.time)
     service.startService()
     found = []
     for port in await service.ready:
