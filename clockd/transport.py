@@ -10,6 +10,7 @@ Twisted changes them.
 
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from errno import EAGAIN, ENOBUFS, EPIPE, EWOULDBLOCK
 from ipaddress import ip_address
 from socket import (
     IPPROTO_TCP,
@@ -25,6 +26,7 @@ from socket import (
 from typing import Any
 
 from twisted.internet import tcp, unix
+from twisted.internet.error import ConnectionDone, ConnectionLost
 from twisted.internet.interfaces import (
     IDelayedCall,
     IListeningPort,
@@ -66,8 +68,9 @@ class Outlet:
         if self.open:
             try:
                 sent = self._socket.send(data)  # type: ignore[union-attr]  # what is open has a socket
-            except OSError:  # it would block, or is lost: Twisted's own attempt will tell
+            except OSError as error:  # it would block, or is lost: Twisted's own attempt will tell
                 sent = 0
+                self._connection.failed(error)  # type: ignore[union-attr]  # what is open has a connection
             if sent == len(data):
                 return
             data = data[sent:]
@@ -118,12 +121,18 @@ class WrappedOutlet:
             self._lowest.count_in(tally)
 
 
+PASSING = frozenset({EAGAIN, EWOULDBLOCK, ENOBUFS, EPIPE})
+"""Errors after which it is still open who has ended a connection, if anyone: EPIPE comes after a peer's own closing."""
+
+
 class TCPConnection(tcp.Server):
     """A connection whose `write` sends at once when nothing is waiting to be sent.
 
     Attributes:
         outlet: The short way into it.
     """
+
+    _lost = False
 
     def __init__(self, sock: socket, *others: Any) -> None:
         super().__init__(sock, *others)
@@ -136,6 +145,10 @@ class TCPConnection(tcp.Server):
     def writeSequence(self, iovec: Iterable[bytes]) -> None:
         """Write all of it as one."""
         self.write(b"".join(iovec))
+
+    def failed(self, error: OSError) -> None:
+        """Note why the kernel has taken nothing: it tells a loss once, and Twisted's next read would find an end."""
+        self._lost = self._lost or error.errno not in PASSING
 
     def keep(self, data: bytes) -> None:
         """Have Twisted send data when it can."""
@@ -161,6 +174,8 @@ class TCPConnection(tcp.Server):
     def connectionLost(self, reason: Failure) -> None:
         """Let go of the socket."""
         self.outlet.forget()
+        if self._lost and reason.check(ConnectionDone):
+            reason = Failure(ConnectionLost())
         super().connectionLost(reason)
 
     def _look(self) -> None:
