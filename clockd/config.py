@@ -248,6 +248,7 @@ def load(
         raise Misconfigured(_explain(str(error), where, origins, tree)) from error
     with told_where(file, environment, flags):
         _check_endpoints(config)
+        _check_ping(config)
     return config
 
 
@@ -309,6 +310,16 @@ def _check_endpoints(config: Config) -> None:
         if port != 0 and description in before:
             raise Misconfigured(f"{key}: {description}: is in {before[description]} already; choose another port")
         before[description] = key
+
+
+def _check_ping(config: Config) -> None:
+    """Raise that whoever logs in while the oldest is pinged would be late."""
+    patience, time = config.limits.ack_seconds, config.limits.login_seconds
+    if config.avatars.when_full == "ping" and patience >= time:
+        raise Misconfigured(
+            f"limits.ack_seconds: {patience:g} is no less than login_seconds ({time:g}): "
+            "a login that waits for a ping would be late"
+        )
 
 
 def _check_feed(where: str, name: str, section: object) -> None:

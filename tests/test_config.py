@@ -200,6 +200,14 @@ class MessagesTests(ConfigCase):
     def test_a_wrong_element_of_a_list_is_told_by_the_lists_key(self):
         self.wrong("FILE: server.listen: expected `str`, got `int`", '[server]\nlisten = ["tcp:1", 2]\n')
 
+    def test_a_ping_that_no_login_could_outlast_is_told(self):
+        ping = '[avatars]\nwhen_full = "ping"\n'
+        told = "limits.ack_seconds: 10 is no less than login_seconds (10): a login that waits for a ping would be late"
+        self.wrong(f"FILE: {told}", f"{ping}[limits]\nack_seconds = 10\n")
+        self.wrong(f"CLOCKD_LIMITS_ACK_SECONDS: {told}", ping, {"CLOCKD_LIMITS_ACK_SECONDS": "10"})
+        self.assertEqual(load(self.write("[limits]\nack_seconds = 10\n"), {}).limits.ack_seconds, 10)
+        self.assertEqual(load(self.write(f"{ping}[limits]\nack_seconds = 9.9\n"), {}).avatars.when_full, "ping")
+
     def test_a_default_period_outside_the_limits_is_told(self):
         self.wrong(
             "FILE: limits.default_period: 1 lies outside min_period (2) to max_period (86400)",
