@@ -324,13 +324,13 @@ class CostTests(SynchronousTestCase):
         self.assertLess(seconds(many), 5 * 64 * min(seconds(few) for _ in range(5)))
 
     def test_a_string_in_segments_of_a_byte(self):
-        self.assert_linear(lambda size: number(size) + b"\x82" + b"x" * size, 16384, 1)
+        self.assert_linear(lambda size: number(size) + b"\x82" + b"x" * size, 8192, 1)
 
     def test_items_of_a_byte_at_once(self):
         self.assert_linear(lambda size: number(size) + b"\x80" + b"\x81" * size, 8192, 2**30)
 
     def test_items_of_a_byte_in_segments_of_a_byte(self):
-        self.assert_linear(lambda size: number(size) + b"\x80" + b"\x81" * size, 4096, 1)
+        self.assert_linear(lambda size: number(size) + b"\x80" + b"\x81" * size, 2048, 1)
 
     def test_strings_at_once(self):
         self.assert_linear(lambda size: number(size // 4) + b"\x80" + b"\x02\x82ab" * (size // 4), 8192, 2**30)
@@ -339,10 +339,10 @@ class CostTests(SynchronousTestCase):
         self.assert_linear(lambda size: number(size // 9) + b"\x80" + b"\x84abcdefgh" * (size // 9), 8192, 2**30)
 
     def test_expressions_of_a_byte_at_once(self):
-        self.assert_linear(lambda size: b"\x81" * size, 16384, 2**30)
+        self.assert_linear(lambda size: b"\x81" * size, 4096, 2**30)
 
     def test_the_longest_numbers_in_segments_of_a_byte(self):
-        self.assert_linear(lambda size: (b"\x7f" * DIGITS + b"\x85") * (size // 65), 4096, 1)
+        self.assert_linear(lambda size: (b"\x7f" * DIGITS + b"\x85") * (size // 65), 2048, 1)
 
     def test_lists_in_each_other_at_once(self):
         self.assert_linear(lambda size: b"\x01\x80" * (size // 2), 4096, 2**30)

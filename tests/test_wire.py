@@ -301,7 +301,7 @@ class ValueTests(SynchronousTestCase):
         thread = Thread(target=change)
         thread.start()
         try:
-            for _ in range(2000):
+            for _ in range(500):
                 self.assert_whole(value)
         finally:
             enough.set()
