@@ -16,6 +16,14 @@ Any other feed that the server has is iterated over in the same way, and publish
     async for sample in clock.samples("greenhouse", period=10, deadband=0.5):
         print(sample.sequence, sample.value)
 
+Each exchange with the server, and each push of the time, tells more of how far its clock is from this host's. What is
+known of it is an interval that contains the time, and grows while nothing is heard:
+
+    now = clock.now()
+    print(now.earliest, now.latest, now.status)
+    if clock.after(deadline):
+        ...
+
 Everything that is awaited here works in a coroutine that Twisted drives and in a task of asyncio alike. A connection
 that is lost is made again, with the feeds, periods and deadbands it had, until the program leaves the `async with`.
 So is one to a server that stops, after as long as the server has said. A client that was sent away, by an
@@ -25,13 +33,16 @@ Rules of this module: inside, coroutines are driven by Twisted; what a program a
 """
 
 import asyncio
+import math
+import random
 import sys
 import threading
 import time
 from collections.abc import Callable
 from functools import partial
 from types import TracebackType
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self, get_args
+from weakref import WeakSet
 
 from msgspec import Meta, Struct, ValidationError, convert
 from twisted.application.internet import backoffPolicy
@@ -40,8 +51,9 @@ from twisted.internet.defer import CancelledError, Deferred, DeferredList, succe
 from twisted.internet.endpoints import clientFromString, wrapClientTLS
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
-from clockd.arrivals import Interest, Samples
+from clockd.arrivals import Event, Events, Interest, OverflowPolicy, Samples
 from clockd.certificate import ClientTLS
 from clockd.either import Either
 from clockd.errors import (
@@ -59,13 +71,17 @@ from clockd.errors import (
     TooManyConnections,
     UnknownFeed,
 )
+from clockd.exchanges import Exchanges
 from clockd.feeds import moment_of
-from clockd.link import Copy, Link, Mind, Way
+from clockd.hostclock import since_boot
+from clockd.link import Answer, Copy, Link, Mind, Way
 from clockd.logs import printable
+from clockd.offset import DRIFT
+from clockd.timekeeper import TimeInterval, Timekeeper
 from clockd.values import FEED_NAME, NOTICES, Reading, is_deadband, is_period
 from clockd.wire import ValueEncoder
 
-__all__ = ["ClientTLS", "ClockClient", "Presence", "Samples", "connect"]
+__all__ = ["ClientTLS", "ClockClient", "Event", "Presence", "Samples", "Standing", "TimeInterval", "connect"]
 
 FIRST_DELAY = 0.5
 LONGEST_DELAY = 30.0
@@ -91,6 +107,7 @@ def connect(
     *,
     tls: ClientTLS | None = None,
     timeout: float = 10.0,
+    drift: float = DRIFT,
     reactor: Any = None,
 ) -> "ClockClient":
     """Return a client of one server, to be entered with `async with`.
@@ -101,6 +118,8 @@ def connect(
         secret: What `clockd user add` printed. Without name and secret the certificate of `tls` is the login.
         tls: If given, the connection is wrapped in TLS.
         timeout: Seconds that a login, or a call to the server, may take.
+        drift: How much this host's clock may drift against the server's, in seconds a second, >= 0 and < 1. While
+            nothing is heard from the server, bounds grow as fast.
         reactor: Where to run; by default the installed reactor. In a task of `asyncio.run` with none installed,
             Twisted's asyncio reactor is put on the running loop.
 
@@ -108,6 +127,7 @@ def connect(
         ReactorConflict: A reactor is installed that does not run on the asyncio loop of the caller.
         ConnectionFailed: The endpoint string cannot be parsed, or is one of Twisted's own for TLS.
         TypeError: The name or the secret is no str, or there is neither, nor a certificate.
+        ValueError: The drift is none.
     """
     if isinstance(name, str) and isinstance(secret, str):
         credentials = UsernamePassword(name.encode(), secret.encode())
@@ -117,14 +137,14 @@ def connect(
         raise TypeError("the name and the secret are str; instead of both, tls may have a certificate")
     if endpoint.startswith(("tls:", "ssl:")):  # they let a certificate pass that names no host; see ClientTLS
         raise ConnectionFailed(f"{endpoint}: for TLS write tcp:host:port, and pass tls=ClientTLS(host)")
-    reactor = _reactor_here() if reactor is None else reactor
+    reactor = reactor_here() if reactor is None else reactor
     try:
         where = clientFromString(reactor, endpoint)
     except Exception as error:  # its parsers raise ValueError, TypeError, KeyError and more
         raise ConnectionFailed(f"{endpoint}: is no Twisted endpoint such as tcp:host:8787 ({error})") from error
     if tls is not None:
         where = wrapClientTLS(tls, where, reactor)
-    return ClockClient(Way(where, endpoint, credentials, timeout, reactor), time.time)
+    return ClockClient(Way(where, endpoint, credentials, timeout, reactor, since_boot), time.time, drift)
 
 
 class ClockClient:
@@ -136,11 +156,16 @@ class ClockClient:
 
     _log = Logger()
 
-    def __init__(self, way: Way, now: Callable[[], float]) -> None:
+    def __init__(self, way: Way, now: Callable[[], float], drift: float) -> None:
         self._way = way
         self._endpoint = way.endpoint
         self._reactor = way.reactor
         self._now = now
+        self._timekeeper = Timekeeper(way.local, now, drift)
+        self._steps = 0  # as many of the timekeeper's have been told of
+        self._exchanges: Exchanges | None = None
+        self._events: WeakSet[Events] = WeakSet()
+        self._trouble = f"no connection to {way.endpoint} yet"
         self._feeds = {"time": Interest(granted=True)}  # the server sees to that one by itself
         self._check_value = ValueEncoder(b"pb").encode
         self._link: Link | None = None
@@ -181,6 +206,65 @@ class ClockClient:
         """Close the connection; iterators end."""
         await Either(Deferred.fromCoroutine(self._close()))
 
+    @property
+    def connected(self) -> bool:
+        """Whether it is logged in now."""
+        return self._ended is None and self._link is not None and self._link.alive
+
+    @property
+    def trouble(self) -> str | None:
+        """Why it is not connected, in a sentence; None if it is."""
+        if self.connected:
+            return None
+        return self._trouble if self._ended is None else str(self._ended)
+
+    @property
+    def round_trip(self) -> float | None:
+        """Seconds that the last exchange was on its way, there and back; None before the first."""
+        return self._timekeeper.round_trip
+
+    def now(self, utc: bool = False) -> TimeInterval:
+        """Tell the time, as an interval that contains it.
+
+        Args:
+            utc: Whether UTC is asked for: then the interval is wider by what the server's own clock may be wrong, and
+                infinite while the server does not know that. Else it is the time by the server's clock.
+        """
+        return self._timekeeper.now(utc)
+
+    def before(self, moment: float, utc: bool = False) -> bool:
+        """Tell whether a moment has certainly not come yet.
+
+        Args:
+            moment: Unix seconds.
+            utc: As for `now`.
+        """
+        return self.now(utc).latest < moment
+
+    def after(self, moment: float, utc: bool = False) -> bool:
+        """Tell whether a moment has certainly passed.
+
+        Args:
+            moment: Unix seconds.
+            utc: As for `now`.
+        """
+        return self.now(utc).earliest > moment
+
+    def events(self) -> Events:
+        """Return an asynchronous iterator over what happens to the connection from now on.
+
+        As many as 64 events wait to be taken; after that the oldest go.
+
+        Raises:
+            NotConnected: The client was not entered.
+        """
+        self._check_entered()
+        events = Events()
+        self._events.add(events)
+        if self._ended is not None:
+            events.end(self._error)
+        return events
+
     def setperiod(self, period: float, feed: str = "time") -> Either[float]:
         """Choose how often a feed is pushed; remembered for the connections to come.
 
@@ -198,7 +282,14 @@ class ClockClient:
         """
         return Either(Deferred.fromCoroutine(self._setperiod(period, feed)))
 
-    def samples(self, feed: str = "time", *, period: float | None = None, deadband: float | None = None) -> Samples:
+    def samples(
+        self,
+        feed: str = "time",
+        *,
+        period: float | None = None,
+        deadband: float | None = None,
+        overflow: OverflowPolicy = "newest",
+    ) -> Samples:
         """Return an asynchronous iterator that begins with the newest sample there is, and goes on as they arrive.
 
         A sample that comes before the last one was taken replaces it: the newest wins. The feed is subscribed by the
@@ -212,6 +303,8 @@ class ClockClient:
                 server's.
             deadband: A number that differs by no more from the one before is not pushed, finite and >= 0; None for the
                 one it has, at first none. The time has none.
+            overflow: What the program hears of samples that were replaced: `newest` for nothing, `error` for an
+                `Overflow` that the next step raises; the step after it returns the newest.
 
         Returns:
             The iterator. Each step of it, the first above all, may raise `UnknownFeed`, `NotPermitted`,
@@ -220,11 +313,14 @@ class ClockClient:
 
         Raises:
             NotConnected: The client was not entered.
+            ValueError: There is no such policy.
         """
         self._check_entered()
+        if overflow not in get_args(OverflowPolicy):
+            raise ValueError(f"overflow is one of {', '.join(get_args(OverflowPolicy))}")
         interest = self._feeds.setdefault(feed, Interest()) if self._ended is None else Interest()
         begin = partial(self._begin, period=period, deadband=deadband)
-        iterator = Samples(feed, begin, self._leave, interest.newest)
+        iterator = Samples(feed, begin, self._leave, interest.newest, overflow)
         interest.iterators.add(iterator)
         if self._ended is not None:
             iterator.end(self._error)
@@ -279,6 +375,17 @@ class ClockClient:
         """
         return Either(Deferred.fromCoroutine(self._feed_names()))
 
+    def status(self) -> Either["Standing"]:
+        """Ask what the server knows of this connection.
+
+        Returns:
+            To be awaited: its account, feeds and counts.
+
+        Raises:
+            NotConnected: As for `setperiod`.
+        """
+        return Either(Deferred.fromCoroutine(self._standing()))
+
     def sessions(self, limit: int = 100, sort: str = "skipped") -> Either[list["Presence"]]:
         """Ask who is connected.
 
@@ -323,13 +430,11 @@ class ClockClient:
                 except PASSING as error:
                     if self._link is None:
                         raise
+                    self._trouble = str(error)
                     self._log.info("{endpoint}: {error}", endpoint=self._endpoint, error=str(error))
                 else:
-                    self._link = link
-                    if link.alive:
-                        self._wake()
                     since = self._reactor.seconds()
-                    await link.held()
+                    await self._use(link)
                     await link.leave()
                     if self._reactor.seconds() - since >= LONGEST_DELAY:
                         self._attempt = 0
@@ -339,6 +444,29 @@ class ClockClient:
             pass
         except Exception as error:  # noqa: BLE001  # kept for whoever waits; nothing is lost
             self._end(error)
+
+    async def _use(self, link: Link) -> None:
+        """Have a connection, until it is over."""
+        self._link = link
+        self._exchanges = Exchanges(link, self._timekeeper, self._reactor, random.uniform, self._look_for_step)
+        exchanging = Deferred.fromCoroutine(self._exchanges.run()).addErrback(self._fail, link)
+        if link.alive:
+            self._announce("connected", f"connected to {self._endpoint}")
+            self._wake()
+        try:
+            await link.held()
+        finally:
+            exchanging.cancel()
+            self._exchanges = None
+            self._timekeeper.lost()
+        self._trouble = link.why
+        self._announce("lost", link.why)
+
+    def _fail(self, failure: Failure, link: Link) -> None:
+        """End with a fault of ours that kept exchanges from going on: it is not lost."""
+        if not failure.check(CancelledError):
+            self._end(failure.value)
+            link.end()
 
     def _pause(self) -> float:
         """Return how many seconds to wait: as many as a server that stops has named, else more after each failure."""
@@ -357,7 +485,8 @@ class ClockClient:
     async def _open(self) -> Link:
         """Connect, log in, ask for what was asked for before."""
         return await self._way.open(
-            lambda link: Mind(self._deliver, partial(self._notice, link), self._check_value), self._resubscribe
+            lambda link: Mind(partial(self._deliver, link), partial(self._notice, link), self._check_value),
+            self._resubscribe,
         )
 
     async def _close(self) -> None:
@@ -483,6 +612,12 @@ class ClockClient:
             raise ServerFault("the server answered with what are no names of feeds")
         return names
 
+    async def _standing(self) -> "Standing":
+        try:
+            return convert(await self._call("status"), Standing)
+        except ValidationError as error:
+            raise ServerFault("the server answered with what is no status") from error
+
     async def _sessions(self, limit: int, sort: str) -> list["Presence"]:
         try:
             return convert(await self._call("sessions", limit, sort), list[Presence])
@@ -511,11 +646,21 @@ class ClockClient:
         if not self._entered:
             raise NotConnected("enter the client first: async with connect(...) as clock")
 
-    def _deliver(self, feed: str, sequence: int | None, stamp: float, value: object) -> None:
+    def _deliver(self, link: Link, feed: str, sequence: int | None, stamp: float, value: object) -> Answer:
+        if feed == "time":
+            self._timekeeper.pushed(stamp, link.arrived)
+            self._look_for_step()
+            if self._timekeeper.hurry and self._exchanges is not None:
+                self._exchanges.hasten()
+        arrival = self._timekeeper.at(link.arrived)
         interest = self._feeds.get(feed)
-        if interest is None:
-            return
-        interest.newest = reading = Reading(feed, sequence, stamp, value, self._now())
+        if interest is not None:
+            reading = Reading(feed, sequence, stamp, value, arrival.received, arrival.offset, arrival.bound)
+            self._hand_out(interest, reading)
+        return arrival.received, arrival.bound
+
+    def _hand_out(self, interest: Interest, reading: Reading) -> None:
+        interest.newest = reading
         iterators = list(interest.iterators)
         for iterator in iterators:
             iterator.put(reading)
@@ -533,16 +678,37 @@ class ClockClient:
         kind = notice.get("kind")
         match kind if isinstance(kind, str) else None:  # a reference cannot be compared
             case "draining" if link.alive:
+                why = "the server stops"
                 retry: Any = notice.get("retry_seconds")
                 if type(retry) in {int, float} and retry >= 0:  # which NaN is not
                     self._retry = min(max(retry, FIRST_DELAY), LONGEST_RETRY)
+                    why += f"; connecting again in {self._retry:.1f} s"
+                self._announce("draining", why)
+                link.end(why)
             case "kicked":
                 self._end(_kicked(notice.get("reason")))
+                link.end()
             case "replaced":
                 self._end(Replaced("a newer login of this account has taken the place of this one"))
-            case _:
-                return
-        link.end()
+                link.end()
+            case "clock_step":
+                self._timekeeper.stepped()
+                self._look_for_step(notice.get("step_seconds"))
+                if self._exchanges is not None:
+                    self._exchanges.hasten()
+
+    def _look_for_step(self, seconds: object = None) -> None:
+        """Tell the program if the timekeeper has noticed a step."""
+        if self._timekeeper.steps != self._steps:
+            self._steps = self._timekeeper.steps
+            by = f" by {seconds:+g} s" if isinstance(seconds, float) and math.isfinite(seconds) else ""
+            self._announce("step", f"the server's clock was set{by}")
+
+    def _announce(self, kind: Literal["connected", "lost", "draining", "step"], text: str) -> None:
+        """Tell the program what has happened."""
+        event = Event(kind, text, self._now())
+        for events in list(self._events):
+            events.put(event)
 
     def _wake(self) -> None:
         waiting, self._waiting = self._waiting, {}
@@ -557,6 +723,8 @@ class ClockClient:
         self._ended, self._error = error or NotConnected("the client was closed"), error
         for interest in self._feeds.values():
             interest.end(error)
+        for events in list(self._events):
+            events.end(error)
         self._wake()
 
 
@@ -586,6 +754,26 @@ class Presence(Struct, frozen=True):
     connected_since: Amount
 
 
+class Standing(Struct, frozen=True):
+    """What a server knows of one connection.
+
+    Attributes:
+        account: Its account.
+        connections: How many connections the account has.
+        periods: By the feed that it has subscribed to, in seconds.
+        pushes: How many were written to it.
+        skipped: How many were due and not written.
+        connected_since: When it logged in, Unix seconds by the server's clock.
+    """
+
+    account: str
+    connections: Annotated[int, Meta(ge=0)]
+    periods: dict[str, Amount]
+    pushes: Annotated[int, Meta(ge=0)]
+    skipped: Annotated[int, Meta(ge=0)]
+    connected_since: Amount
+
+
 def _name(feed: object) -> str:
     """Return a feed's name, if it is one: what no server has is not even sent."""
     if feed == NOTICES:
@@ -608,7 +796,7 @@ def _period_on_wire(period: object) -> float:
     return float(min(period, sys.float_info.max))  # an int may be more than PB can send
 
 
-def _reactor_here() -> Any:
+def reactor_here() -> Any:
     """Return the installed reactor; on an asyncio loop without one, install and start Twisted's for it."""
     try:
         loop = asyncio.get_running_loop()

@@ -11,6 +11,7 @@ from functools import partial
 from typing import Any, NoReturn, TypeVar
 
 from twisted.cred.credentials import UsernamePassword
+from twisted.internet.abstract import FileDescriptor
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.defer import TimeoutError as TimedOut
 from twisted.internet.error import ConnectingCancelledError, ConnectionLost
@@ -35,6 +36,9 @@ from clockd.values import NOTICES
 
 T = TypeVar("T")
 
+Answer = tuple[float, float]
+"""When a push arrived, Unix seconds by this host's clock, and the bound to the server's clock in seconds."""
+
 ALIVE_SECONDS = 30.0
 """Seconds between two looks whether the server still answers."""
 
@@ -54,12 +58,14 @@ class Way:
         credentials: The name and secret; None for the certificate that TLS shows.
         patience: Seconds that a login, or a call to the server, may take.
         reactor: Measures them.
+        local: Seconds, by the clock that says when something arrived.
 
     Attributes:
         where: As given.
         endpoint: As given.
         patience: As given.
         reactor: As given.
+        local: As given.
     """
 
     def __init__(
@@ -69,11 +75,13 @@ class Way:
         credentials: UsernamePassword | None,
         patience: float,
         reactor: Any,
+        local: Callable[[], float],
     ) -> None:
         self.where = where
         self.endpoint = endpoint
         self.patience = patience
         self.reactor = reactor
+        self.local = local
         self._credentials = credentials
 
     async def open(
@@ -91,7 +99,7 @@ class Way:
         """
         factory = pb.PBClientFactory()
         factory.noisy = False
-        factory.protocol = _Broker
+        factory.protocol = partial(_Broker, self.local)  # type: ignore[assignment]  # it need not be a class
         link = Link(self, await self._dial(factory), factory)
         transport = link.broker.transport
         try:
@@ -139,9 +147,18 @@ class Way:
 
 
 class _Broker(pb.Broker):
-    """Remembers why its connection was lost."""
+    """Remembers when the last bytes arrived, and why its connection was lost."""
 
     lost_for: BaseException | None = None
+
+    def __init__(self, local: Callable[[], float], **options: Any) -> None:
+        super().__init__(**options)
+        self._local = local
+        self.arrived = local()
+
+    def dataReceived(self, data: bytes) -> None:
+        self.arrived = self._local()
+        super().dataReceived(data)
 
     def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]  # Twisted gives it a default
         self.lost_for = reason.value
@@ -157,15 +174,19 @@ class Link:
         factory: What made it; it fails what waits for an answer when the connection is lost.
 
     Attributes:
+        endpoint: The server, in words.
         broker: As given.
         perspective: The `pb.RemoteReference` of the avatar, once it has logged in.
         over: Fires when the connection is gone, or is to be left.
+        why: Why it is over, in a sentence.
     """
 
     def __init__(self, way: Way, broker: Any, factory: pb.PBClientFactory) -> None:
+        self.endpoint = way.endpoint
         self.broker = broker
         self.perspective: Any = None
         self.over: Deferred[None] = Deferred()
+        self.why = f"the connection to {way.endpoint} was lost"
         self._way = way
         self._factory = factory
         broker.notifyOnDisconnect(self._gone)
@@ -174,6 +195,12 @@ class Link:
     def alive(self) -> bool:
         """Whether the connection is there, and not to be left."""
         return not (self.over.called or self.broker.disconnected)
+
+    @property
+    def arrived(self) -> float:
+        """When the bytes that are looked at now arrived, local."""
+        when: float = self.broker.arrived
+        return when
 
     async def call(self, method: str, *arguments: object) -> Any:
         """Call the server and return its answer.
@@ -188,9 +215,32 @@ class Link:
         """Call a method whose answer does not matter."""
         self.perspective.callRemote(method, feed).addErrback(lambda _: None)
 
-    def end(self) -> None:
+    async def exchange(self, stamp: Callable[[], float]) -> tuple[object, float]:
+        """Ask for the time.
+
+        Args:
+            stamp: Called for the local time just before the question leaves, as far as that can be told.
+
+        Returns:
+            The answer, and when it had arrived, local.
+
+        Raises:
+            Refused: The answer is an error.
+            NotConnected: There is none.
+        """
+        call = self.perspective.callRemote("exchange", stamp())
+        call.addCallback(lambda answer: (answer, self.arrived))
+        socket = self.broker.transport
+        if isinstance(socket, FileDescriptor) and not socket.disconnecting:
+            stamp()  # nothing has left yet: a descriptor writes when it is told to, else in the next turn of the loop
+            socket.doWrite()
+        answered: tuple[object, float] = await self._way.bounded(call)
+        return answered
+
+    def end(self, why: str | None = None) -> None:
         """Have nothing more called."""
         if not self.over.called:
+            self.why = why or self.why
             self.over.callback(None)
 
     async def held(self) -> None:
@@ -234,6 +284,7 @@ class Link:
             try:
                 await self._probe().addTimeout(self._way.patience, self._way.reactor)
             except TimedOut:
+                self.why = f"no answer from {self.endpoint} within {self._way.patience:g} s"
                 self.abort()
                 return
 
@@ -243,22 +294,23 @@ class Link:
         return _settled(nobody.callRemote("probe"))
 
     def _gone(self) -> None:
-        self._factory.clientConnectionLost(None, Failure(failed_for(self.broker.lost_for) or ConnectionLost()))
-        self.end()
+        failed = failed_for(self.broker.lost_for)
+        self._factory.clientConnectionLost(None, Failure(failed or ConnectionLost()))
+        self.end(None if failed is None else str(failed))
 
 
 class Mind(pb.Referenceable):
     """What the server calls.
 
     Args:
-        deliver: Told the feed, number, stamp and value of each sample.
+        deliver: Told the feed, number, stamp and value of each sample; returns the answer to those that ask for one.
         notice: Told what comes as a notice.
         check_value: Raises `InvalidValue` for what is none.
     """
 
     def __init__(
         self,
-        deliver: Callable[[str, int | None, float, object], None],
+        deliver: Callable[[str, int | None, float, object], Answer],
         notice: Callable[[object], None],
         check_value: Callable[[object], object],
     ) -> None:
@@ -266,23 +318,23 @@ class Mind(pb.Referenceable):
         self._notice = notice
         self._check_value = check_value
 
-    def remote_notifyTime(self, stamp: object) -> None:
+    def remote_notifyTime(self, stamp: object) -> Answer:
         """Take the time."""
         if not isinstance(stamp, float) or not math.isfinite(stamp):
             raise InvalidValue("a stamp is a finite float")
-        self._deliver("time", None, stamp, stamp)
+        return self._deliver("time", None, stamp, stamp)
 
-    def remote_notifySample(self, feed: object, sequence: object, stamp: object, value: object) -> None:
+    def remote_notifySample(self, feed: object, sequence: object, stamp: object, value: object) -> Answer | None:
         """Take a sample of any other feed, or a notice."""
         if isinstance(feed, str) and feed == NOTICES:
             self._notice(value)
-            return
+            return None
         if not isinstance(feed, str) or type(sequence) is not int:
             raise InvalidValue("the name of a feed is str, the number of a sample int")
         if not isinstance(stamp, float) or not math.isfinite(stamp):
             raise InvalidValue("a stamp is a finite float")
         self._check_value(value)
-        self._deliver(feed, sequence, stamp, value)
+        return self._deliver(feed, sequence, stamp, value)
 
 
 class Copy(Jellyable):

@@ -72,8 +72,8 @@ class ClientCase(RigCase):
 
     def client(self, secret=SECRET, name="alice"):
         credentials = UsernamePassword(name.encode(), secret.encode())
-        way = Way(self.network, ENDPOINT, credentials, TIMEOUT, self.clock)
-        client = ClockClient(way, lambda: self.server.now() + 0.5)
+        way = Way(self.network, ENDPOINT, credentials, TIMEOUT, self.clock, self.clock.seconds)
+        client = ClockClient(way, lambda: self.server.now() + 0.5, 50e-6)
         self.addCleanup(self.leave, client)
         return client
 
@@ -601,7 +601,7 @@ class FeedSamplesTests(FeedCase):
         for value, news in ((1.5, False), (2.5, True)):
             self.latest["load"].publish(value)
             self.network.advance(0.25)
-            self.assertEqual(first._newest is not None, news)
+            self.assertEqual(bool(first._arrived), news)
 
     def test_two_that_begin_at_once_both_begin_and_the_wishes_of_one_hold(self):
         client = self.entered()
@@ -1662,7 +1662,8 @@ class TLSTests(ClientCase):
         tls = ClientTLS(host, ca=ca or self.root, certificate=path if names else None)
         where = wrapClientTLS(tls, self.network, self.clock)
         credentials = UsernamePassword(b"alice", secret.encode()) if secret else None
-        client = ClockClient(Way(where, ENDPOINT, credentials, TIMEOUT, self.clock), self.server.now)
+        way = Way(where, ENDPOINT, credentials, TIMEOUT, self.clock, self.clock.seconds)
+        client = ClockClient(way, self.server.now, 50e-6)
         self.addCleanup(self.leave, client)
         return client
 

@@ -83,7 +83,8 @@ class AdministrationTests(SynchronousTestCase):
         factory.noisy = False
         network = Network(factory, clock)
         credentials = UsernamePassword(b"alice", SECRET.encode())
-        client = ClockClient(Way(network, "tcp:clock.example:8787", credentials, 10, clock), lambda: EPOCH)
+        way = Way(network, "tcp:clock.example:8787", credentials, 10, clock, clock.seconds)
+        client = ClockClient(way, lambda: EPOCH, 50e-6)
 
         async def program():
             async with client:
