@@ -154,6 +154,8 @@ class FakeServerTests(SynchronousTestCase):
         self.server.step(10.0)
         self.network.flush()
         self.assertEqual(client.now().status, "unknown")
-        self.assertEqual(self.successResultOf(self.ask(anext(events))).text, "the server's clock was set by +10 s")
+        self.assertEqual(
+            self.successResultOf(self.ask(anext(events))).text, "the server's clock was set by +10.000000 s"
+        )
         self.network.advance(0.5, 0.05)
         self.assertAlmostEqual(client.now().offset, 8.0, 1)
