@@ -230,9 +230,10 @@ class StepTests(TimekeeperCase):
         self.assertFalse(self.keeper.wanted)
         self.push()
         self.check("synchronized", 0.060)
-        self.assertEqual((self.keeper.wanted, self.keeper.hurry), (True, True))
+        self.assertEqual((self.keeper.wanted, self.keeper.hurry, self.keeper.steps), (True, True, 0))
         self.exchange()
         self.check("synchronized", 0.010)
+        self.assertEqual(self.keeper.steps, 1)
 
     def test_after_late_pushes_that_do_not_follow_each_other_none_is_wanted(self):
         for _ in range(3):
