@@ -21,7 +21,7 @@ from clockd.offset import DRIFT, WINDOW
 from clockd.testing.simulator import Delay, Simulation, jitter
 
 EXCHANGES = 500
-"""In each network, about an hour."""
+"""In each network, for about an hour."""
 
 
 @dataclass
@@ -59,7 +59,7 @@ def delays(random: Random) -> Delay:
     return lambda: least  # only that it queues
 
 
-def explore(seed: int, found: Found, exchanges: int = EXCHANGES) -> None:
+def explore(seed: int, found: Found, exchanges: int) -> None:
     """Run one network, and note what is found."""
     random = Random(seed)
     simulation = Simulation(random, delays(random), delays(random))
@@ -109,11 +109,11 @@ def happen(simulation: Simulation, random: Random, trips: deque[tuple[float, flo
         simulation.connect()
 
 
-def explored(exchanges: int, seeds: Iterator[int]) -> Found:
+def explored(exchanges: int, seeds: Iterator[int], in_each: int = EXCHANGES) -> Found:
     """Run as many networks as it takes."""
     found = Found()
     while found.exchanges < exchanges:
-        explore(next(seeds), found)
+        explore(next(seeds), found, in_each)
     return found
 
 
