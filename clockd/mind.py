@@ -190,10 +190,15 @@ class RemoteMind(_Touched):
         if self._notices is not None and self._outlet.unsent <= self._buffer_bytes:
             self._outlet.write(self._template.one_way(Sample(NOTICES, next(self._notices), self._now(), dict(notice))))
 
-    def stepped(self, seconds: float) -> None:
-        """Take note that the host's wall clock was stepped; who takes notices is told before the next push."""
+    def stepped(self, seconds: float, now: float) -> None:
+        """Take note that the host's wall clock was stepped; who takes notices is told before the next push.
+
+        Args:
+            seconds: How much more it shows since.
+            now: What it shows now.
+        """
         self._asked = None
-        self.received = self._now()
+        self.received = now
         if self._notices is not None:
             self._step = seconds + (self._step or 0.0)
             self._free_until = -math.inf
