@@ -12,15 +12,11 @@ import os
 import re
 import signal
 import sys
-import textwrap
 import time
-from base64 import b64encode
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator
 from contextlib import AbstractContextManager, asynccontextmanager, contextmanager, nullcontext, suppress
-from datetime import UTC, datetime
 from functools import partial
 from io import TextIOWrapper
-from math import isfinite, isnan
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -66,9 +62,6 @@ PASSWORD_BYTES = 1024
 
 PATIENCE_SECONDS = 1.0
 """When no sample has come for so long, `watch` says so, once."""
-
-WHOLE = 1e5
-"""From here on a float has six digits before the point, and is shown without any behind it."""
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -206,6 +199,7 @@ def watch(
       clockd watch example.org:8788 --tls-ca ca.pem --tls-certificate alice.pem
     """
     with one_sentence():
+        from clockd.lines import json_of, line_of
         from clockd.logs import begin_logging
         from clockd.values import is_deadband, is_period
 
@@ -217,7 +211,10 @@ def watch(
         if len(feeds) > 1:
             raise click.BadParameter("a command watches one feed: give it once", param_hint="--feed")
         dial = _dialler(target, **login)
-        show = _as_json if as_json else _as_line
+
+        def show(reading: "Reading") -> str:
+            return json_of(reading) if as_json else line_of(reading, _columns())
+
         if isinstance(sys.stdout, TextIOWrapper):
             sys.stdout.reconfigure(errors="backslashreplace")  # of a terminal that is not one of UTF-8
         with quiet_without_readers(), login_explained(dial):
@@ -641,6 +638,7 @@ async def _demo(reactor: Any) -> None:
 async def _demonstrate(users: Path, reactor: Any) -> None:
     from clockd.client import connect
     from clockd.config import Auth, Config, Metrics, Server
+    from clockd.lines import line_of
     from clockd.users import add_account
 
     secret = add_account(users, "demo")
@@ -653,7 +651,7 @@ async def _demonstrate(users: Path, reactor: Any) -> None:
         click.echo(_invitation(broker, metrics, secret))
         async with connect(f"tcp:{broker}", "demo", secret, reactor=reactor) as clock:
             async for reading in clock.samples():
-                click.echo(f"  {_as_line(reading)}")
+                click.echo(f"  {line_of(reading)}")
     finally:
         await service.stopService()
 
@@ -816,70 +814,9 @@ def _summary(published: int, refused: int, left_out: int) -> str:
     return f"published {published}, refused {refused}{newer}"
 
 
-def _as_line(reading: "Reading") -> str:
-    try:
-        stamp = datetime.fromtimestamp(reading.stamp, UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
-    except (OverflowError, ValueError, OSError):  # of no year that a calendar, or the C library, has
-        stamp = repr(reading.stamp)
-    if reading.sequence is None:
-        return f"{stamp}  arrived {reading.age * 1000:+.2f} ms later by this host's clock"
-    import json
-
-    line = f"{stamp}  {reading.sequence:>4}  {json.dumps(_sayable(reading.value, _rounded), ensure_ascii=False)}"
-    line = "".join(letter if letter.isprintable() else _escaped(letter) for letter in line)
-    width = os.get_terminal_size(sys.stdout.fileno()).columns if sys.stdout.isatty() else 0
-    if width:
-        tied = line.replace(": ", ":\0")  # a key and its value stay together
-        line = textwrap.fill(tied, width, subsequent_indent="    ", break_on_hyphens=False).replace("\0", " ")
-    return line
-
-
-def _rounded(number: float) -> float:
-    return float(f"{number:.6g}") if abs(number) < WHOLE else round(number, 0)
-
-
-def _escaped(letter: str) -> str:
-    """Return a letter as JSON may write it, so that it does nothing to a terminal."""
-    digits = letter.encode("utf-16-be").hex()
-    return "".join(f"\\u{digits[at : at + 4]}" for at in range(0, len(digits), 4))
-
-
-def _as_json(reading: "Reading") -> str:
-    import json
-
-    return json.dumps(
-        {
-            "feed": reading.feed,
-            "sequence": reading.sequence,
-            "stamp": reading.stamp,
-            "value": _sayable(reading.value),
-            "age": reading.age,
-            "offset": None,
-            "bound": None,
-            "round_trip": None,
-        }
-    )
-
-
-def _sayable(value: object, finite: Callable[[float], float] = float) -> object:
-    """Return a value as JSON can say it, see `watch`; `finite` returns what is said for a float."""
-    match value:
-        case bytes():
-            return {"base64": b64encode(value).decode()}
-        case float() if not isfinite(value):
-            return "NaN" if isnan(value) else "Infinity" if value > 0 else "-Infinity"
-        case float():
-            return finite(value)
-        case list() | tuple():
-            return [_sayable(item, finite) for item in value]
-        case dict():
-            return {_key(key): _sayable(item, finite) for key, item in value.items()}
-    return value
-
-
-def _key(key: object) -> object:
-    """Return what `json.dumps` makes the string of."""
-    return b64encode(key).decode() if isinstance(key, bytes) else _sayable(key)
+def _columns() -> int:
+    """Return how broad the terminal is that is written to; 0 if it is none."""
+    return os.get_terminal_size(sys.stdout.fileno()).columns if sys.stdout and sys.stdout.isatty() else 0
 
 
 def _value(text: str) -> object:
