@@ -64,6 +64,24 @@ PATIENCE_SECONDS = 1.0
 """When no sample has come for so long, `watch` says so, once."""
 
 
+class Text(click.ParamType[str]):
+    """A word that a server can be told."""
+
+    name = "text"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Return the word.
+
+        Raises:
+            click.BadParameter: It has bytes that are no UTF-8.
+        """
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            self.fail(f"{value!r} is no UTF-8", param, ctx)
+        return value
+
+
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="clockd", message="%(prog)s %(version)s")
 def main() -> None:
@@ -337,14 +355,16 @@ def top(target: str, every: float, sort: str, limit: int, as_json: bool, once: b
         view: Callable[[Any], AbstractContextManager[Screen | Lines]] = (
             partial(Screen, console, page) if live else lambda _: nullcontext(Lines(show))
         )
-        with quiet_without_readers():
+        with quiet_without_readers(), login_explained(dial):
             drive(partial(_top, dial, (limit, sort), view, None if once else every))
 
 
 @main.command()
 @click.argument("target", metavar="[NAME@]HOST[:PORT]")
-@click.argument("account")
-@click.option("--reason", default="by an administrator", show_default=True, help="What its clients are told.")
+@click.argument("account", type=Text())
+@click.option(
+    "--reason", type=Text(), default="by an administrator", show_default=True, help="What its clients are told."
+)
 @login_options
 def kick(target: str, account: str, reason: str, **login: Any) -> None:
     """Close all connections of an account, and print how many there were; exits 1 if there were none.
@@ -362,7 +382,11 @@ def kick(target: str, account: str, reason: str, **login: Any) -> None:
         from clockd.logs import begin_logging
 
         begin_logging("text", sys.stderr)
-        drive(partial(_kick, _dialler(target, **login), account, reason))
+        if not account:
+            raise click.BadParameter("a name has one letter at least", param_hint="ACCOUNT")
+        dial = _dialler(target, **login)
+        with login_explained(dial):
+            drive(partial(_kick, dial, account, reason))
 
 
 @main.group()
@@ -600,6 +624,7 @@ def parse_target(target: str) -> Target:
         host, colon, port = where.partition(":")
         valid = bool(port) or not colon
     try:
+        name.encode()
         host.encode("idna")
     except UnicodeError:
         valid = False

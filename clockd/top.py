@@ -229,7 +229,12 @@ def _totals(rows: Sequence[Presence]) -> Text:
     accounts = len({row.account for row in rows})
     pushes = sum(row.pushes_per_second for row in rows)
     skipped = sum(row.skipped for row in rows)
-    return _line(f"{len(rows)} connections, {accounts} accounts, {pushes:.1f} pushes/s, {skipped} skipped")
+    there = f"{_count(len(rows), 'connection')}, {_count(accounts, 'account')}"
+    return _line(f"{there}, {pushes:.1f} pushes/s, {skipped} skipped")
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def _table(rows: Sequence[Presence], stamp: float, columns: int) -> Table:

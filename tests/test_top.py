@@ -156,6 +156,9 @@ class PageTests(SynchronousTestCase):
         self.assertRegex(lines[0], r"^\d\d:\d\d:20  root@localhost  all, by skipped$")
         self.assertEqual(lines[1:3], ["3 connections, 2 accounts, 22.6 pushes/s, 10 skipped", ""])
 
+    def test_one_is_one(self):
+        self.assertEqual(self.lines([presence()])[1], "1 connection, 1 account, 11.0 pushes/s, 3 skipped")
+
     def test_as_many_as_were_asked_for_may_not_be_all(self):
         rows = 3 * [presence()]
         self.assertIn("the first 3, by account", self.lines(rows, limit=3, sort="account")[0])

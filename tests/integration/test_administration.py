@@ -246,6 +246,13 @@ def test_mistakes_are_named(crowd):
     says(clockd("top", nobody, environment=SECRET), 1, "does clockd listen there?")
     says(clockd("kick", nobody, "bob", environment=SECRET), 1, "does clockd listen there?")
     says(clockd("kick", nobody, environment=SECRET), 2, "Missing argument 'ACCOUNT'")
+    says(clockd("kick", nobody, "", environment=SECRET), 2, "Invalid value for ACCOUNT: a name has one letter at least")
+    stray = "b\udcff"  # the byte FF
+    for words in ((stray,), ("bob", "--reason", stray)):
+        says(clockd("kick", nobody, *words, environment=SECRET), 2, r"'b\udcff' is no UTF-8")
+    for command in (("top",), ("kick", "bob")):
+        done = clockd(command[0], f"{stray}@127.0.0.1", *command[1:], environment=SECRET)
+        says(done, 2, r"'b\udcff@127.0.0.1' is not [NAME@]HOST[:PORT]")
 
 
 def test_kick_prints_how_many_were_closed(crowd):
@@ -280,5 +287,7 @@ def test_an_administrator_sees_and_kicks_those_of_a_real_server(tmp_path):
     says(clockd("kick", target, "alice", environment=root), 1, "alice has no connections")
     alice = {"CLOCKD_SECRET": server.secret}
     says(clockd("top", f"alice@127.0.0.1:{server.port}", environment=alice), 1, "clockd user add --role admin")
+    for command in (("top", target), ("top", target, "--once"), ("kick", target, "bob")):
+        says(clockd(*command, environment=alice), 1, "the name and the secret do not fit (as root)")
     clients.end(signal.SIGKILL)
     server.stop()
