@@ -75,11 +75,18 @@ class Text(click.ParamType[str]):
         Raises:
             click.BadParameter: It has bytes that are no UTF-8.
         """
-        try:
-            value.encode()
-        except UnicodeEncodeError:
+        if not is_utf8(value):
             self.fail(f"{value!r} is no UTF-8", param, ctx)
         return value
+
+
+def is_utf8(word: str) -> bool:
+    """Tell whether what the shell has given was UTF-8."""
+    try:
+        word.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -624,11 +631,16 @@ def parse_target(target: str) -> Target:
         host, colon, port = where.partition(":")
         valid = bool(port) or not colon
     try:
-        name.encode()
         host.encode("idna")
     except UnicodeError:
         valid = False
-    if not valid or not host or (at and not name) or (port and not (port.isdecimal() and 0 < int(port) < 65536)):
+    if (
+        not valid
+        or not is_utf8(name)
+        or not host
+        or (at and not name)
+        or (port and not (port.isdecimal() and 0 < int(port) < 65536))
+    ):
         raise click.BadParameter(f"{target!r} is not [NAME@]HOST[:PORT], as in alice@localhost:8787")
     escaped = host.replace(":", "\\:")
     return Target(name or None, host, f"tcp:{escaped}:{port or DEFAULT_PORT}")
@@ -918,8 +930,9 @@ def _secret(file: Path | None, target: str) -> str:
             raise click.BadParameter(f"{file}: is empty", param_hint="--secret-file")
         return read
     secret = os.environ.get("CLOCKD_SECRET")
-    if secret == "":
-        raise click.UsageError("CLOCKD_SECRET is empty: set it to the secret, or give --secret-file")
+    if secret == "" or (secret is not None and not is_utf8(secret)):
+        what = "empty" if secret == "" else "no UTF-8"
+        raise click.UsageError(f"CLOCKD_SECRET is {what}: set it to the secret, or give --secret-file")
     if secret is not None:
         return secret
     if not sys.stdin.isatty():

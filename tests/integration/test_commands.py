@@ -304,6 +304,7 @@ def test_watch_names_what_is_wrong(server, tmp_path):
     says(watch(server, secret="wrong"), 1, "the name and the secret do not fit (as alice)")
     says(watch(server, name="nobody"), 1, "the name and the secret do not fit (as nobody)")
     says(watch(server, secret=""), 2, "CLOCKD_SECRET is empty")
+    says(watch(server, secret="\udcff"), 2, "CLOCKD_SECRET is no UTF-8")
     says(watch(server, "--feed", "time", "--feed", "load"), 2, "a command watches one feed: give it once")
     says(watch(server, "--feed", "other"), 1, "there is no feed other; those that you may read: time")
     says(watch(server, "--feed", "Other"), 1, "there is no feed Other; those that you may read: time")
