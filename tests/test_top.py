@@ -2,9 +2,7 @@ import io
 import json
 import math
 import os
-import pty
 import signal
-import termios
 
 from doubles import EPOCH, SECRET, Network
 from rich.console import Console
@@ -16,7 +14,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from clockd.client import ClockClient, Presence
 from clockd.errors import NotConnected, NotPermitted, ServerFault
-from clockd.top import BROAD, PATIENCE_SECONDS, SORTS, Lines, Look, Page, Screen, json_of, look_again, silent, text_of
+from clockd.top import BROAD, PATIENCE_SECONDS, SORTS, Lines, Look, Page, Screen, json_of, look_again, text_of
 
 ROW = {
     "account": "alice",
@@ -250,20 +248,6 @@ class Reactor:
         call()
 
 
-class SilentTests(SynchronousTestCase):
-    def test_what_is_typed_is_not_shown_until_it_is_left(self):
-        ours, its = pty.openpty()
-        self.addCleanup(os.close, ours)
-        self.addCleanup(os.close, its)
-        before = termios.tcgetattr(its)
-        with self.assertRaises(ZeroDivisionError), silent(its):
-            meanwhile = termios.tcgetattr(its)
-            self.assertEqual((meanwhile[3] & termios.ECHO, meanwhile[6][termios.VSUSP]), (0, b"\0"))
-            self.assertTrue(meanwhile[3] & termios.ISIG)
-            raise ZeroDivisionError
-        self.assertEqual(termios.tcgetattr(its), before)
-
-
 class ScreenTests(SynchronousTestCase):
     def setUp(self):
         self.file = io.StringIO()
@@ -274,15 +258,6 @@ class ScreenTests(SynchronousTestCase):
         """Return what was drawn last."""
         drawn = self.file.getvalue().rpartition("\x1b[H")[2]
         return drawn.splitlines()
-
-    def test_it_takes_the_other_screen_and_gives_it_back_with_the_cursor(self):
-        before = signal.getsignal(signal.SIGWINCH)
-        with self.assertRaises(ZeroDivisionError), self.screen:
-            self.assertTrue(self.file.getvalue().startswith("\x1b[?1049h"))
-            self.assertIn("\x1b[?25l", self.file.getvalue())
-            raise ZeroDivisionError
-        self.assertTrue(self.file.getvalue().endswith("\x1b[?25h\x1b[?1049l"))
-        self.assertEqual(signal.getsignal(signal.SIGWINCH), before)
 
     def test_all_lines_are_drawn_so_that_nothing_of_before_stays(self):
         with self.screen:
