@@ -69,14 +69,18 @@ class Reading(Sample, frozen=True, gc=False):
 
     Attributes:
         received: When it arrived, Unix seconds by the client's own clock.
+        offset: The server's clock less the client's own then, in seconds; None while that is not known.
+        bound: The true offset differs by no more, in seconds; inf while that is not known.
     """
 
     received: float
+    offset: float | None
+    bound: float
 
     @property
     def age(self) -> float:
-        """Seconds from stamp to arrival, as far as the client's clock agrees with the server's."""
-        return self.received - self.stamp
+        """Seconds from stamp to arrival, by the server's clock; by the client's own while the offset is not known."""
+        return self.received + (self.offset or 0.0) - self.stamp
 
 
 class Account(Struct, frozen=True):
