@@ -17,6 +17,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterat
 from contextlib import AbstractContextManager, asynccontextmanager, contextmanager, nullcontext, suppress
 from functools import partial
 from io import TextIOWrapper
+from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -28,12 +29,13 @@ if TYPE_CHECKING:
     from twisted.internet.interfaces import IListeningPort
     from twisted.python.failure import Failure
 
-    from clockd.client import ClockClient
+    from clockd.client import ClockClient, Samples, TimeInterval
     from clockd.config import Config
     from clockd.pipe import Outgoing
     from clockd.service import ClockService
     from clockd.top import Lines, Screen
-    from clockd.values import Reading
+
+    Follow = Callable[[ClockClient, Samples, Any], Coroutine[Any, Any, None]]
 
 DEFAULT_PORT = 8787
 """Where `watch` looks for a server whose port was not said; the default of `server.listen`."""
@@ -190,8 +192,11 @@ def login_options(command: Callable[..., None]) -> Callable[..., None]:
 @click.option("--feed", "feeds", multiple=True, help="What to watch; another word lists the feeds.  [default: time]")
 @click.option("--period", type=float, help="Seconds between samples.  [default: the server's]")
 @click.option("--deadband", type=float, help="Leave out numbers that differ by no more from the one before.")
-@click.option("--count", type=click.IntRange(min=1), help="End after so many samples.")
+@click.option("--count", type=click.IntRange(min=1), help="End after so many samples; they are printed.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+@click.option("--check", "probing", is_flag=True, help="Say whether this host's clock can be right, and end.")
+@click.option("--utc", is_flag=True, help="With --check: compare with UTC, not with the server's clock.")
+@click.option("--within", type=float, help="With --check: find so many seconds outside the interval good, too.")
 @login_options
 def watch(
     target: str,
@@ -200,13 +205,25 @@ def watch(
     deadband: float | None,
     count: int | None,
     as_json: bool,
+    probing: bool,
+    utc: bool,
+    within: float | None,
     **login: Any,
 ) -> None:
-    """Log in and print what is pushed, a line a sample.
+    """Log in and show what is pushed: on a terminal a live view, until Ctrl-C; else a line a sample.
 
     The name is the user's own where none is given, the port 8787. The secret comes from --secret-file, else from the
     environment's CLOCKD_SECRET, else it is asked for. With --tls-certificate, and neither a name nor --secret-file,
     the certificate is the login.
+
+    The live view has the time, how far this host's clock is from the server's and from UTC at most, the round trip, and
+    how the samples come: how many, those missed (left out of the numbers, or of the turns of the time), those conflated
+    (due, but not pushed to so slow a reader), and how far they arrive from their turn. While the server is away it says
+    so.
+
+    With --check one line tells whether this host's clock lies within the interval in which the time must lie, as far as
+    the server tells. Exits 0 if it does, 1 if it does not, and 2 if that is not known, whatever the reason: for
+    monitoring.
 
     Of a feed other than the time a line has the stamp, the sample's number in its feed, and the value in JSON; a gap
     in the numbers is what was published in between and not pushed, a number that comes again says that the value is
@@ -222,28 +239,41 @@ def watch(
       clockd watch alice@localhost --feed load --period 5 --deadband 0.1
       clockd watch alice@example.org --count 10 --json --secret-file alice.secret
       clockd watch example.org:8788 --tls-ca ca.pem --tls-certificate alice.pem
+      clockd watch alice@example.org --check --within 0.05 --secret-file alice.secret
     """
-    with one_sentence():
-        from clockd.lines import json_of, line_of
+    with one_sentence(2 if probing else 1):
         from clockd.logs import begin_logging
         from clockd.values import is_deadband, is_period
 
-        begin_logging("text", sys.stderr)
         if period is not None and not is_period(period):
             raise click.BadParameter("a period is a finite number of seconds greater than 0", param_hint="--period")
         if deadband is not None and not is_deadband(deadband):
             raise click.BadParameter("a deadband is a finite number of 0 or more", param_hint="--deadband")
         if len(feeds) > 1:
             raise click.BadParameter("a command watches one feed: give it once", param_hint="--feed")
+        if within is not None and not (isfinite(within) and within >= 0):
+            raise click.BadParameter("a finite number of seconds, 0 or more", param_hint="--within")
+        if probing and (feeds or period is not None or deadband is not None or count is not None or as_json):
+            raise click.UsageError(
+                "--check looks at no feed: it goes with --utc, --within and the login's options only"
+            )
+        if not probing and (utc or within is not None):
+            raise click.UsageError("--utc and --within go with --check")
         dial = _dialler(target, **login)
-
-        def show(reading: "Reading") -> str:
-            return json_of(reading) if as_json else line_of(reading, _columns())
-
+        if probing:
+            begin_logging("text", sys.stderr, "warn")
+            with login_explained(dial):
+                sys.exit(_probed(dial, target, within or 0.0, utc))
+        feed = feeds[0] if feeds else "time"
+        terminal = sys.stdout is not None and sys.stdout.isatty()
+        live = terminal and not (as_json or count or os.environ.get("TERM") in {"dumb", "unknown"})
+        follow = _live_view(target, feed) if live else partial(_print, as_json, feed, period, count)
+        begin_logging("text", sys.stderr, "warn" if live else "info")  # lines would spoil the view
         if isinstance(sys.stdout, TextIOWrapper):
-            sys.stdout.reconfigure(errors="backslashreplace")  # of a terminal that is not one of UTF-8
+            # of a terminal that is not one of UTF-8; no line of the view grows
+            sys.stdout.reconfigure(errors="replace" if live else "backslashreplace")
         with quiet_without_readers(), login_explained(dial):
-            drive(partial(_watch, dial, feeds[0] if feeds else "time", period, deadband, count, show))
+            drive(partial(_watch, dial, feed, period, deadband, follow))
 
 
 @main.command(context_settings={"ignore_unknown_options": True})  # a number may be negative
@@ -525,8 +555,12 @@ def health(url: str | None) -> None:
 
 
 @contextmanager
-def one_sentence() -> Iterator[None]:
-    """Turn what a user did wrong into one sentence on standard error, and an exit code."""
+def one_sentence(failed: int = 1) -> Iterator[None]:
+    """Turn what a user did wrong into one sentence on standard error, and an exit code.
+
+    Args:
+        failed: The code where it is no mistake of the user's.
+    """
     from clockd.errors import CannotListen, ClockdError, Misconfigured
 
     try:
@@ -534,10 +568,10 @@ def one_sentence() -> Iterator[None]:
     except ClockdError as error:
         click.echo(f"clockd: {error}", err=True)
         mistake = isinstance(error, Misconfigured) and not isinstance(error, CannotListen)
-        sys.exit(2 if mistake else 1)
+        sys.exit(2 if mistake else failed)
     except OSError as error:
         click.echo(f"clockd: {error}", err=True)
-        sys.exit(1)
+        sys.exit(failed)
 
 
 @contextmanager
@@ -745,35 +779,77 @@ async def _watch(
     feed: str,
     period: float | None,
     deadband: float | None,
-    count: int | None,
-    show: "Callable[[Reading], str]",
+    follow: "Follow",
     reactor: Any,
 ) -> None:
     from clockd.errors import UnknownFeed
+
+    async with dial(reactor=reactor) as clock:
+        try:
+            await follow(clock, clock.samples(feed, period=period, deadband=deadband), reactor)
+        except UnknownFeed as error:
+            raise await _unknown(feed, clock) from error
+
+
+async def _print(
+    as_json: bool,
+    feed: str,
+    period: float | None,
+    count: int | None,
+    clock: "ClockClient",
+    samples: "Samples",
+    reactor: Any,
+) -> None:
+    """Print a line a sample."""
+    from clockd.lines import json_of, line_of
 
     def be_patient() -> None:
         with suppress(OSError):  # nobody reads it
             click.echo(f"clockd: no sample of {feed} yet", err=True)
 
-    async with dial(reactor=reactor) as clock:
-        samples = clock.samples(feed, period=period, deadband=deadband)
-        shown = 0
-        waiting = reactor.callLater(PATIENCE_SECONDS, be_patient)
-        try:
-            async for reading in samples:
-                if waiting.active():
-                    waiting.cancel()
-                if not shown and samples.granted not in {None, period} and period is not None:
-                    click.echo(f"clockd: the server grants a period of {samples.granted:g} s", err=True)
-                click.echo(show(reading))
-                shown += 1
-                if shown == count:
-                    return
-        except UnknownFeed as error:
-            raise await _unknown(feed, clock) from error
-        finally:
+    shown = 0
+    waiting = reactor.callLater(PATIENCE_SECONDS, be_patient)
+    try:
+        async for reading in samples:
             if waiting.active():
                 waiting.cancel()
+            if not shown and samples.granted not in {None, period} and period is not None:
+                click.echo(f"clockd: the server grants a period of {samples.granted:g} s", err=True)
+            click.echo(json_of(reading, clock.round_trip) if as_json else line_of(reading, _columns()))
+            shown += 1
+            if shown == count:
+                return
+    finally:
+        if waiting.active():
+            waiting.cancel()
+
+
+def _live_view(target: str, feed: str) -> "Follow":
+    """Return what shows a feed on the terminal."""
+    from rich.console import Console
+
+    from clockd.live import Face, follow
+
+    console = Console(force_terminal=True)
+    return lambda clock, samples, reactor: follow(clock, samples, Face(console, reactor, clock, target, feed), reactor)
+
+
+def _probed(dial: "Callable[..., ClockClient]", target: str, tolerance: float, utc: bool) -> int:
+    """Say whether this host's clock can be right; returns the exit code."""
+    from clockd.probe import look, verdict_of
+
+    found: list[TimeInterval] = []
+
+    async def probe(reactor: Any) -> None:
+        async with dial(reactor=reactor) as clock:
+            found.append(await look(clock, utc, reactor))
+
+    drive(probe)
+    if not found:  # a signal has ended it
+        return 2
+    verdict = verdict_of(found[0], target, tolerance, utc)
+    click.echo(f"clockd: {verdict.text}" if verdict.code == 2 else verdict.text, err=verdict.code == 2)
+    return verdict.code
 
 
 async def _publish(dial: "Callable[..., ClockClient]", feed: str, value: object, reactor: Any) -> None:

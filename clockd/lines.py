@@ -24,12 +24,10 @@ def line_of(reading: Reading, columns: int = 0) -> str:
         reading: The sample.
         columns: Where a value is wrapped; 0 if it is not.
     """
-    try:
-        stamp = datetime.fromtimestamp(reading.stamp, UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
-    except (OverflowError, ValueError, OSError):  # of no year that a calendar, or the C library, has
-        stamp = repr(reading.stamp)
+    stamp = stamp_of(reading.stamp)
     if reading.sequence is None:
-        return f"{stamp}  arrived {reading.age * 1000:+.2f} ms later by this host's clock"
+        how = " by this host's clock" if reading.offset is None else f", give or take {amount(reading.bound)}"
+        return f"{stamp}  arrived {amount(reading.age, '+')} later{how}"
     line = f"{stamp}  {reading.sequence:>4}  {value_of(reading)}"
     if columns:
         tied = line.replace(": ", ":\0")  # a key and its value stay together
@@ -43,8 +41,13 @@ def value_of(reading: Reading) -> str:
     return "".join(letter if letter.isprintable() else _escaped(letter) for letter in text)
 
 
-def json_of(reading: Reading) -> str:
-    """Return a sample as a JSON object; `clockd watch` says how it puts what JSON has not."""
+def json_of(reading: Reading, round_trip: float | None) -> str:
+    """Return a sample as a JSON object; `clockd watch` says how it puts what JSON has not.
+
+    Args:
+        reading: The sample.
+        round_trip: Seconds that the last exchange was on its way; None before the first.
+    """
     return json.dumps(
         {
             "feed": reading.feed,
@@ -52,11 +55,35 @@ def json_of(reading: Reading) -> str:
             "stamp": reading.stamp,
             "value": _sayable(reading.value),
             "age": reading.age,
-            "offset": None,
-            "bound": None,
-            "round_trip": None,
+            "offset": reading.offset,
+            "bound": None if reading.offset is None else reading.bound,
+            "round_trip": round_trip,
         }
     )
+
+
+def moment_of(stamp: float) -> datetime | None:
+    """Return a stamp's date and time in UTC; None if it is of no year that a calendar, or the C library, has."""
+    try:
+        return datetime.fromtimestamp(stamp, UTC)
+    except (OverflowError, ValueError, OSError):
+        return None
+
+
+def stamp_of(stamp: float) -> str:
+    """Return a stamp as people read it, if they can."""
+    moment = moment_of(stamp)
+    return repr(stamp) if moment is None else moment.isoformat(timespec="microseconds").replace("+00:00", "Z")
+
+
+def amount(seconds: float, sign: str = "") -> str:
+    """Return a time in a unit that suits it; with `+` for a sign it has one in any case."""
+    return f"{seconds * 1000:{sign}.2f} ms" if abs(seconds) < 1 else f"{seconds:{sign}.2f} s"
+
+
+def way_of(offset: float) -> str:
+    """Return where a clock stands that lacks this many seconds."""
+    return f"{amount(abs(offset))} {'behind' if offset > 0 else 'ahead'}"
 
 
 def _rounded(number: float) -> float:
