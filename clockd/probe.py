@@ -37,10 +37,12 @@ class Verdict(NamedTuple):
 async def look(clock: ClockClient, utc: bool, reactor: Any) -> TimeInterval:
     """Return the interval in which the time lies, as soon as the client knows it well."""
     end = reactor.seconds() + PATIENCE_SECONDS
-    while not isfinite(clock.now().bound) and reactor.seconds() < end:
+    while not isfinite(clock.now().bound):
+        if reactor.seconds() >= end:
+            return clock.now(utc)
         await deferLater(reactor, LOOK_SECONDS)
     await deferLater(reactor, SETTLING_SECONDS)
-    return clock.now(utc=utc)
+    return clock.now(utc)
 
 
 def verdict_of(interval: TimeInterval, target: str, tolerance: float, utc: bool) -> Verdict:
@@ -57,13 +59,10 @@ def verdict_of(interval: TimeInterval, target: str, tolerance: float, utc: bool)
         why = "does not say how far its clock is from UTC" if utc else "exchanges no times"
         return Verdict(2, f"not known whether this host's clock is right: {target} {why}")
     inside = abs(offset) <= bound + tolerance
-    where = "within" if inside else "outside"
-    beyond = (
-        f"{amount(tolerance)} of " if tolerance and inside else f"by over {amount(tolerance)} " if tolerance else ""
-    )
+    where = f"within {amount(tolerance)} of" if tolerance else "within"
     ends = f"[{amount(offset - bound, '+')}, {amount(offset + bound, '+')}]"
     return Verdict(
         0 if inside else 1,
-        f"this host's clock is {way_of(offset)}: {where} {beyond}the interval {ends} of "
+        f"this host's clock is {way_of(offset)}: {'' if inside else 'not '}{where} the interval {ends} of "
         f"{f'UTC, by {target}' if utc else target}",
     )
