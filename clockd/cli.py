@@ -266,8 +266,8 @@ def watch(
                 sys.exit(_probed(dial, target, within or 0.0, utc))
         feed = feeds[0] if feeds else "time"
         terminal = sys.stdout is not None and sys.stdout.isatty()
-        live = terminal and not (as_json or count or os.environ.get("TERM") in {"dumb", "unknown"})
-        follow = _live_view(target, feed) if live else partial(_print, as_json, feed, period, count)
+        live = None if not terminal or as_json or count else _live_view(target, feed)
+        follow = live or partial(_print, as_json, feed, period, count)
         begin_logging("text", sys.stderr, "warn" if live else "info")  # lines would spoil the view
         if isinstance(sys.stdout, TextIOWrapper):
             # of a terminal that is not one of UTF-8; no line of the view grows
@@ -824,13 +824,15 @@ async def _print(
             waiting.cancel()
 
 
-def _live_view(target: str, feed: str) -> "Follow":
-    """Return what shows a feed on the terminal."""
+def _live_view(target: str, feed: str) -> "Follow | None":
+    """Return what shows a feed on the terminal, unless that can nothing."""
     from rich.console import Console
 
     from clockd.live import Face, follow
 
     console = Console(force_terminal=True)
+    if console.is_dumb_terminal:
+        return None
     return lambda clock, samples, reactor: follow(clock, samples, Face(console, reactor, clock, target, feed), reactor)
 
 

@@ -43,6 +43,7 @@ LEVELS = (0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1)
 BLOCKS, LETTERS = "▁▂▃▄▅▆▇█", "_.:-=+*#"
 """What a sparkline is made of, and what it is made of where there are no blocks."""
 
+NO_EXCHANGE = "there was no exchange with the server yet"
 STATUS = {
     "synchronized": "the server's clock is kept right",
     "holdover": "as it was known before, less certain by the second",
@@ -172,7 +173,7 @@ class Face(Drawing):
     def _time(self) -> Text:
         stamp = self._middle()
         if stamp is None:
-            return line("waiting for the first exchange with the server")
+            return line("waiting for the server to tell its time")
         moment = moment_of(stamp)
         if moment is None:
             return line(repr(stamp), "bold")
@@ -184,12 +185,12 @@ class Face(Drawing):
 
     def _rows(self, columns: int) -> Iterable[Text]:
         now, utc = self._clock.now(), self._clock.now(utc=True)
-        yield _row("status", f"{now.status}: {STATUS[now.status]}")
+        yield _row("status", f"{now.status}: {NO_EXCHANGE if now.offset is None else STATUS[now.status]}")
         yield _row(
             "this host's clock",
             "not known" if now.offset is None else f"{way_of(now.offset)}, give or take {amount(now.bound)}",
         )
-        yield _row("UTC", f"known to {amount(utc.bound)}" if isfinite(utc.bound) else "not known")
+        yield _row("UTC", f"known to within {amount(utc.bound)}" if isfinite(utc.bound) else "not known")
         trip = self._clock.round_trip
         yield _row("round trip", "-" if trip is None else amount(trip))
         track = self._track

@@ -154,7 +154,7 @@ class TimeTests(FaceCase):
                 "",
                 "status             synchronized: the server's clock is kept right",
                 "this host's clock  0.80 ms behind, give or take 1.00 ms",
-                "UTC                known to 1.00 ms",
+                "UTC                known to within 1.00 ms",
                 "round trip         0.52 ms",
                 "pushes             5, missed 2, conflated 3",
                 "jitter             25.00 ms, at most 25.00 ms, of the last 3",
@@ -170,11 +170,15 @@ class TimeTests(FaceCase):
         self.client.round_trip = None
         lines = self.lines()
         self.assertEqual(lines[0], "alice@localhost  time                                                  connected")
-        self.assertEqual(lines[2], "waiting for the first exchange with the server")
-        self.assertEqual(self.told("status"), "unknown: the server does not know how right its clock is")
+        self.assertEqual(lines[2], "waiting for the server to tell its time")
+        self.assertEqual(self.told("status"), "unknown: there was no exchange with the server yet")
         for label, text in (("this host's clock", "not known"), ("UTC", "not known"), ("round trip", "-")):
             self.assertEqual(self.told(label), text)
         self.assertEqual((self.told("pushes"), self.told("jitter")), ("0, missed 0, conflated -", "-"))
+
+    def test_a_server_that_does_not_know_is_told_apart(self):
+        self.client.interval = TimeInterval(EPOCH, EPOCH + 4, "unknown", 0.0, 2.0)
+        self.assertEqual(self.told("status"), "unknown: the server does not know how right its clock is")
 
     def test_a_clock_that_is_ahead_is_told(self):
         self.client.interval = TimeInterval(EPOCH, EPOCH + 4, "holdover", -90.0, 2.0)
