@@ -25,7 +25,7 @@ from zope.interface import implementer
 
 from clockd.auth import CertificateChecker
 from clockd.certificate import ServerTLS
-from clockd.client import ALIVE_SECONDS, CLOSE_SECONDS, ClientTLS, ClockClient, _typed, connect
+from clockd.client import ClientTLS, ClockClient, connect
 from clockd.errors import (
     ConnectionFailed,
     InvalidPeriod,
@@ -44,6 +44,7 @@ from clockd.errors import (
     WrongCredentials,
 )
 from clockd.feeds import LatestFeed
+from clockd.link import ALIVE_SECONDS, CLOSE_SECONDS, Way, typed
 from clockd.transport import TLSFactory
 from clockd.values import Limits, Rights
 from clockd.wire import MOST, ValueEncoder
@@ -71,7 +72,8 @@ class ClientCase(RigCase):
 
     def client(self, secret=SECRET, name="alice"):
         credentials = UsernamePassword(name.encode(), secret.encode())
-        client = ClockClient(self.network, ENDPOINT, credentials, TIMEOUT, self.clock, lambda: self.server.now() + 0.5)
+        way = Way(self.network, ENDPOINT, credentials, TIMEOUT, self.clock, self.clock.seconds)
+        client = ClockClient(way, lambda: self.server.now() + 0.5, 50e-6)
         self.addCleanup(self.leave, client)
         return client
 
@@ -599,7 +601,7 @@ class FeedSamplesTests(FeedCase):
         for value, news in ((1.5, False), (2.5, True)):
             self.latest["load"].publish(value)
             self.network.advance(0.25)
-            self.assertEqual(first._newest is not None, news)
+            self.assertEqual(bool(first._arrived), news)
 
     def test_two_that_begin_at_once_both_begin_and_the_wishes_of_one_hold(self):
         client = self.entered()
@@ -1564,7 +1566,7 @@ class ClosingTests(ClientCase):
         reactor = MemoryReactorClock()
         self.network = Network(self.server.factory, self.clock)
         client = self.entered()
-        client._where = clientFromString(reactor, "tcp:192.0.2.1:8787")
+        client._way.where = clientFromString(reactor, "tcp:192.0.2.1:8787")
         self.lose()
         self.network.advance(1.5)
         self.assertEqual(len(reactor.tcpClients), 1)
@@ -1660,7 +1662,8 @@ class TLSTests(ClientCase):
         tls = ClientTLS(host, ca=ca or self.root, certificate=path if names else None)
         where = wrapClientTLS(tls, self.network, self.clock)
         credentials = UsernamePassword(b"alice", secret.encode()) if secret else None
-        client = ClockClient(where, ENDPOINT, credentials, TIMEOUT, self.clock, self.server.now)
+        way = Way(where, ENDPOINT, credentials, TIMEOUT, self.clock, self.clock.seconds)
+        client = ClockClient(way, self.server.now, 50e-6)
         self.addCleanup(self.leave, client)
         return client
 
@@ -1730,7 +1733,7 @@ class TLSTests(ClientCase):
 
     def test_who_is_asked_for_a_certificate_and_shows_none_proves_nothing(self):
         self.listen()
-        answer = self.stock_answer(self.client()._where, Mind())
+        answer = self.stock_answer(self.client()._way.where, Mind())
         self.assertTrue(answer.check("clockd.errors.WrongCredentials"))
         self.assertEqual(self.server.tally.logins["certificate", "denied"], 1)
 
@@ -1738,7 +1741,7 @@ class TLSTests(ClientCase):
         self.listen()
         client = self.client("alice")
         for mind in (7, None, [Mind()]):
-            answer = self.stock_answer(client._where, mind)
+            answer = self.stock_answer(client._way.where, mind)
             self.assertTrue(answer.check("clockd.errors.InvalidValue"))
         self.assertEqual(self.server.tally.logins["certificate", "ok"], 0)
 
@@ -1943,7 +1946,7 @@ class OtherServerTests(ClientCase):
             odd = pb.CopiedFailure.__new__(pb.CopiedFailure)
             odd.__dict__ |= state
             with self.assertRaises(ServerFault):
-                _typed(odd)
+                typed(odd)
 
     def test_a_stamp_that_is_none_is_refused_and_not_handed_out(self):
         client, _, root = self.lying()

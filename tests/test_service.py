@@ -24,6 +24,7 @@ from zope.interface.verify import verifyObject
 
 from clockd.config import Auth, Config, Metrics, Server, Tls
 from clockd.errors import CannotListen, Misconfigured, UsersFileError
+from clockd.hostclock import UNKNOWN, HostClock
 from clockd.interfaces import ISession
 from clockd.reload import EXPIRY_SECONDS
 from clockd.schedule import Schedule
@@ -99,7 +100,7 @@ class ServiceCase(SynchronousTestCase):
         sections.setdefault("auth", Auth(users=str(self.users)))
         sections.setdefault("server", Server(state=""))
         self.config = Config(**sections)
-        self.service = make_service(self.config, self.reactor, self.now, lambda: self.config)
+        self.service = make_service(self.config, self.reactor, self.now, lambda: self.config, self.reactor.seconds)
         return self.service
 
     def start(self, **sections):
@@ -194,7 +195,8 @@ class RealmTests(ServiceCase):
         self.own, tally = Own(), Tally()
         tally.feed("own")
         self.schedule = Schedule(self.reactor, tally.lateness)
-        return make_realm_service(self.own, config, self.schedule, tally, self.reactor, self.now)
+        host = HostClock(lambda: UNKNOWN, self.now, self.reactor.seconds, tally)
+        return make_realm_service(self.own, config, self.schedule, tally, self.reactor, self.now, host=host)
 
     def enter(self):
         peer, mind = self.peer(), Mind()
