@@ -11,6 +11,7 @@ import math
 import sys
 import time
 from collections import Counter
+from functools import partial
 from pathlib import Path
 
 from twisted.internet.defer import Deferred
@@ -46,10 +47,11 @@ class Ears(LineReceiver):
 
 
 class Survivor:
-    def __init__(self, reactor, clock, period):
+    def __init__(self, reactor, new_clock, period):
         self.reactor = reactor
-        self.clock = clock
+        self.new_clock = new_clock
         self.period = period
+        self.clock = None
         self.leave = Deferred()
         self.samples = 0
         self.looks = Counter()
@@ -65,7 +67,10 @@ class Survivor:
     async def stay(self):
         ears = Ears(self)
         StandardIO(ears)
+        async with self.new_clock():
+            pass  # the first one makes what the process keeps
         before = self.held()
+        self.clock = self.new_clock()
         async with self.clock:
             tasks = [Deferred.fromCoroutine(task) for task in (self.iterate(), self.follow())]
             looking = LoopingCall(self.look)
@@ -76,6 +81,7 @@ class Survivor:
         for task in tasks:
             await task
         del tasks, looking, task
+        self.clock = None
         ears.say(self.report() | {"before": before})
         ears.transport.loseConnection()
         await ears.closed
@@ -118,8 +124,8 @@ class Survivor:
 
 async def main(reactor):
     port, name, secret, period = sys.argv[1:]
-    clock = connect(f"tcp:127.0.0.1:{port}", name, secret, timeout=3, reactor=reactor)
-    await Survivor(reactor, clock, float(period)).stay()
+    new_clock = partial(connect, f"tcp:127.0.0.1:{port}", name, secret, timeout=3, reactor=reactor)
+    await Survivor(reactor, new_clock, float(period)).stay()
 
 
 if __name__ == "__main__":

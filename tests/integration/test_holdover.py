@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 from processes import HERE, Program, Server, eventually, without_coverage
 
-CHAOS_SECONDS = float(os.environ.get("CLOCKD_TEST_CHAOS_SECONDS", "12"))
+CHAOS_SECONDS = float(os.environ.get("CLOCKD_TEST_CHAOS_SECONDS", "5"))
 SEED = int(os.environ.get("CLOCKD_TEST_CHAOS_SEED", random.randrange(2**32)))
 PERIODS = [0.1 * (number + 1) for number in range(10)]
 HERTZ = sum(1 / period for period in PERIODS)
@@ -128,7 +128,7 @@ class Chaos:
         self.server = Server(self._folder, environment=without_coverage() | limits)
         self._line.to = self.server.port
 
-    def wait(self, longest=1.5):
+    def wait(self, longest=max(0.8, CHAOS_SECONDS / 60)):
         time.sleep(self._chance.uniform(0.1, longest))
 
     def kill(self):
@@ -178,7 +178,7 @@ class Chaos:
             happens = due.pop()
             print(f"{time.monotonic() - begun:6.1f} s: {happens.__name__}")
             happens()
-            self.wait(max(1.0, seconds / 20))
+            self.wait(max(0.8, seconds / 20))
 
 
 @pytest.fixture
@@ -221,7 +221,8 @@ def test_clients_come_back_with_their_periods_know_the_time_meanwhile_and_leak_n
         seen = client.ask("leave")
         print(seen)
         assert client.wait() == 0
-        assert (seen["wrong"], seen["errors"], seen["held"]) == ([], [], seen["before"])
+        assert (seen["wrong"], seen["errors"]) == ([], [])
+        assert all(count <= seen["before"][what] for what, count in seen["held"].items())
         assert seen["events"]["lost"] >= 2
         assert sum(count for what, count in seen["looks"].items() if what.startswith("not connected, holdover, finite"))
     last.assert_empty()
