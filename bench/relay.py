@@ -1,8 +1,8 @@
 """A network of known delays between processes of one machine: `python -m bench.relay --help`.
 
 What comes is sent on when its delay is over: over TCP in the order in which it came, over UDP each datagram by itself.
-Connections are made at once. At the end of its standard input it prints, as JSON, how many seconds late each message
-was sent, by its way.
+Connections are made at once. At the end of its standard input it prints, as JSON, how many seconds late the
+sending of each message began, by its way.
 
 Rules of this module: a delay counts from the kernel's stamp of the arrival, so that the time until the relay was woken
 is part of it; for the last `SPIN` seconds before something is due the relay does not sleep, nor look at what comes.
@@ -46,7 +46,8 @@ class Relay:
             own, so that both have the same.
 
     Attributes:
-        late: How many seconds late each message was sent, by its way.
+        late: How many seconds late the sending of each message began, by its way; where its receiver is woken on the
+            relay's own core, the end of it says more about the receiver.
     """
 
     def __init__(self, delays: Callable[[str], Iterator[float]]) -> None:
@@ -71,11 +72,11 @@ class Relay:
                     self._readers[source]()
 
     def _send(self, due: float, _: int, way: str, send: Callable[[bytes], object], data: bytes) -> None:
-        while time.time() < due:
+        while (now := time.time()) < due:
             pass
+        self.late[way].append(now - due)
         with contextlib.suppress(OSError):  # the other side has gone
             send(data)
-            self.late[way].append(time.time() - due)
 
     def _later(self, due: float, way: str, send: Callable[[bytes], object], data: bytes) -> None:
         heapq.heappush(self._due, (due, next(self._number), way, send, data))
