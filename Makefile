@@ -38,9 +38,10 @@ check: .venv/dev  ## Check format, lint, types and layers, and what is in deploy
 	$(call where_it_is,systemd-analyze,systemd-analyze verify .venv/clockd.service)
 	$(call where_it_is,systemd-analyze,systemd-analyze security --no-pager --offline=true --threshold=20 .venv/clockd.service | tail -n 1)
 
-bench: .venv/bench  ## Measure what a push costs, here and beside other servers
+bench: .venv/bench  ## Measure what a push costs, beside other servers, and how well clients know the time
 	$(BIN)/python -m bench compare --json docs/bench-compare.json --svg docs/bench-compare.svg
 	$(BIN)/python -m bench cases --json docs/bench-cases.json
+	$(BIN)/python -m bench clocks --json docs/bench-clocks.json
 
 fuzz: .venv/dev  ## Throw random bytes at the decoder, at logins and at a server, for a minute each
 	$(BIN)/python -m tests.fuzz decoder
