@@ -6,7 +6,6 @@ Rules of this module: what it shows it is handed by the client; it measures noth
 from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable, Iterable
-from math import isfinite
 from statistics import median
 from typing import Any
 
@@ -190,7 +189,7 @@ class Face(Drawing):
             "this host's clock",
             "not known" if now.offset is None else f"{way_of(now.offset)}, give or take {amount(now.bound)}",
         )
-        yield _row("UTC", f"known to within {amount(utc.bound)}" if isfinite(utc.bound) else "not known")
+        yield _row("UTC", f"known to within {amount(utc.bound)}" if utc.offset is not None else "not known")
         trip = self._clock.round_trip
         yield _row("round trip", "-" if trip is None else amount(trip))
         track = self._track

@@ -201,8 +201,9 @@ class TimeTests(FaceCase):
         self.clock.advance(0.1)
         self.assertEqual(self.lines()[1], "no push for 2 s")
         self.face.told(standing(period=5.0))
+        self.clock.advance(12.8)
         self.assertEqual(self.lines()[1], "")
-        self.clock.advance(13)
+        self.clock.advance(0.2)
         self.assertEqual(self.lines()[1], "no push for 15 s")
         self.face.take(tick(1))
         self.assertEqual(self.lines()[1], "")
@@ -230,6 +231,25 @@ class TimeTests(FaceCase):
         blocks = f"{BLOCKS[1:]}{BLOCKS[:-1]}{BLOCKS[-1]}{BLOCKS[0]}"
         self.assertEqual(self.lines()[10], blocks)
         self.assertEqual((len(BLOCKS), len(LETTERS)), (len(LEVELS) + 1, len(LEVELS) + 1))
+
+    def test_the_newest_jitter_is_always_in_sight(self):
+        self.face.told(standing())
+        for turn in range(100):
+            self.face.take(tick(turn))
+        self.face.take(tick(100, late=0.3))
+        line = next(line for line in self.lines(40) if line.startswith(BLOCKS[0]))
+        self.assertEqual(line, 39 * BLOCKS[0] + BLOCKS[-1])
+
+    def test_a_lost_connection_and_a_step_miss_nothing(self):
+        for kind, missed in (("connected", 9), ("lost", 0), ("step", 0), ("draining", 9)):
+            face = self.face = Face(self.console, self.clock, self.client, "alice@localhost", self.feed)
+            face.told(standing())
+            for turn in (0, 1, 2):
+                face.take(tick(turn))
+            face.happened(Event(kind, "", EPOCH))
+            for turn in (12, 13, 14):
+                face.take(tick(turn))
+            self.assertEqual(self.told("pushes"), f"6, missed {missed}, conflated 3")
 
     def test_where_there_are_no_blocks_there_are_letters(self):
         file = io.TextIOWrapper(io.BytesIO(), "ascii")
