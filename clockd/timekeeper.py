@@ -241,7 +241,7 @@ class Timekeeper:
         """Let no question from before count any more, and no push before the next answer."""
         self._epoch += 1
         self._anew = True
-        self._doubted = self.wanted = self.hurry = False
+        self.wanted = self.hurry = False
 
     def _forget(self) -> None:
         """Know nothing any more of a clock that was set."""
