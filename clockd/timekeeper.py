@@ -38,7 +38,7 @@ DOUBT_SECONDS = 1.0
 """Pushes that are late ask for no exchange so soon after the last: where many are late, those would make more late."""
 
 SERVER_DRIFT = 500e-6
-"""How fast the server's own error may grow, in seconds a second; the kernel's (MAXFREQ in kernel/time/ntp.c)."""
+"""How fast the server's own error may grow, in seconds a second: MAXFREQ in Linux's include/linux/timex.h."""
 
 
 class TimeInterval(Struct, frozen=True, gc=False):

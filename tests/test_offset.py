@@ -233,6 +233,11 @@ class PushTests(EstimatorCase):
             self.assertIs(self.estimator.exchanged(answered), step == 0.0)
             self.check(0.940, -0.010 + step, 0.020)
 
+    def test_after_an_exchange_as_slow_as_it_was_such_a_push_is_expected(self):
+        self.assertIs(self.estimator.pushed(UNIX + 0.5, 0.590), Pushed.SUSPECT)
+        self.estimator.exchanged(exchange(0.6, there=0.090, back=0.090))
+        self.assertIs(self.estimator.pushed(UNIX + 1.0, 1.090), Pushed.FINE)
+
     def test_it_tells_so_too_if_one_push_was_later_than_the_other(self):
         for delay in (0.2, 5.0):
             self.assertIs(self.estimator.pushed(UNIX + 0.4, 0.5 + delay), Pushed.SUSPECT)
