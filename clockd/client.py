@@ -16,6 +16,14 @@ Any other feed that the server has is iterated over in the same way, and publish
     async for sample in clock.samples("greenhouse", period=10, deadband=0.5):
         print(sample.sequence, sample.value)
 
+Each exchange with the server, and each push of the time, tells more of how far its clock is from this host's. What is
+known of it is an interval that contains the time, and grows while nothing is heard:
+
+    now = clock.now()
+    print(now.earliest, now.latest, now.status)
+    if clock.after(deadline):
+        ...
+
 Everything that is awaited here works in a coroutine that Twisted drives and in a task of asyncio alike. A connection
 that is lost is made again, with the feeds, periods and deadbands it had, until the program leaves the `async with`.
 So is one to a server that stops, after as long as the server has said. A client that was sent away, by an
@@ -26,35 +34,29 @@ Rules of this module: inside, coroutines are driven by Twisted; what a program a
 
 import asyncio
 import math
+import random
 import sys
 import threading
 import time
-from collections.abc import Callable, Coroutine
-from contextlib import suppress
+from collections.abc import Callable
 from functools import partial
 from types import TracebackType
-from typing import Annotated, Any, NoReturn, Self, TypeVar
+from typing import Annotated, Any, Literal, Self, get_args
 from weakref import WeakSet
 
 from msgspec import Meta, Struct, ValidationError, convert
 from twisted.application.internet import backoffPolicy
 from twisted.cred.credentials import UsernamePassword
 from twisted.internet.defer import CancelledError, Deferred, DeferredList, succeed
-from twisted.internet.defer import TimeoutError as TimedOut
 from twisted.internet.endpoints import clientFromString, wrapClientTLS
-from twisted.internet.error import ConnectingCancelledError, ConnectionLost
-from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
-from twisted.spread import pb
-from twisted.spread.jelly import Jellyable, jelly
 
-from clockd import errors
-from clockd.certificate import ClientTLS, failed_for
+from clockd.arrivals import Event, Events, Interest, OverflowPolicy, Samples
+from clockd.certificate import ClientTLS
 from clockd.either import Either
 from clockd.errors import (
-    ClockdError,
     ConnectionFailed,
     Draining,
     InvalidPeriod,
@@ -68,16 +70,18 @@ from clockd.errors import (
     TooManyAttempts,
     TooManyConnections,
     UnknownFeed,
-    WrongCredentials,
 )
+from clockd.exchanges import Exchanges
 from clockd.feeds import moment_of
+from clockd.hostclock import since_boot
+from clockd.link import Answer, Copy, Link, Mind, Way
 from clockd.logs import printable
+from clockd.offset import DRIFT
+from clockd.timekeeper import TimeInterval, Timekeeper
 from clockd.values import FEED_NAME, NOTICES, Reading, is_deadband, is_period
 from clockd.wire import ValueEncoder
 
-__all__ = ["ClientTLS", "ClockClient", "Presence", "Samples", "connect"]
-
-T = TypeVar("T")
+__all__ = ["ClientTLS", "ClockClient", "Event", "Presence", "Samples", "Standing", "TimeInterval", "connect"]
 
 FIRST_DELAY = 0.5
 LONGEST_DELAY = 30.0
@@ -95,15 +99,6 @@ A slip of the server's must neither lose its clients nor have them log in over a
 REASON_LETTERS = 200
 """Longest reason in the words of an error."""
 
-ALIVE_SECONDS = 30.0
-"""Seconds between two looks whether the server still answers."""
-
-NO_OBJECT = 0
-"""An object id that no server has: a call of it is answered with an error, and nobody logs it."""
-
-CLOSE_SECONDS = 1.0
-"""How long a connection may take to close in good order."""
-
 
 def connect(
     endpoint: str,
@@ -112,6 +107,7 @@ def connect(
     *,
     tls: ClientTLS | None = None,
     timeout: float = 10.0,
+    drift: float = DRIFT,
     reactor: Any = None,
 ) -> "ClockClient":
     """Return a client of one server, to be entered with `async with`.
@@ -122,6 +118,8 @@ def connect(
         secret: What `clockd user add` printed. Without name and secret the certificate of `tls` is the login.
         tls: If given, the connection is wrapped in TLS.
         timeout: Seconds that a login, or a call to the server, may take.
+        drift: How much this host's clock may drift against the server's, in seconds a second, >= 0 and < 1. While
+            nothing is heard from the server, bounds grow as fast.
         reactor: Where to run; by default the installed reactor. In a task of `asyncio.run` with none installed,
             Twisted's asyncio reactor is put on the running loop.
 
@@ -129,6 +127,7 @@ def connect(
         ReactorConflict: A reactor is installed that does not run on the asyncio loop of the caller.
         ConnectionFailed: The endpoint string cannot be parsed, or is one of Twisted's own for TLS.
         TypeError: The name or the secret is no str, or there is neither, nor a certificate.
+        ValueError: The drift is none.
     """
     if isinstance(name, str) and isinstance(secret, str):
         credentials = UsernamePassword(name.encode(), secret.encode())
@@ -138,14 +137,14 @@ def connect(
         raise TypeError("the name and the secret are str; instead of both, tls may have a certificate")
     if endpoint.startswith(("tls:", "ssl:")):  # they let a certificate pass that names no host; see ClientTLS
         raise ConnectionFailed(f"{endpoint}: for TLS write tcp:host:port, and pass tls=ClientTLS(host)")
-    reactor = _reactor_here() if reactor is None else reactor
+    reactor = reactor_here() if reactor is None else reactor
     try:
         where = clientFromString(reactor, endpoint)
     except Exception as error:  # its parsers raise ValueError, TypeError, KeyError and more
         raise ConnectionFailed(f"{endpoint}: is no Twisted endpoint such as tcp:host:8787 ({error})") from error
     if tls is not None:
         where = wrapClientTLS(tls, where, reactor)
-    return ClockClient(where, endpoint, credentials, timeout, reactor, time.time)
+    return ClockClient(Way(where, endpoint, credentials, timeout, reactor, since_boot), time.time, drift)
 
 
 class ClockClient:
@@ -157,24 +156,19 @@ class ClockClient:
 
     _log = Logger()
 
-    def __init__(
-        self,
-        where: IStreamClientEndpoint,
-        endpoint: str,
-        credentials: UsernamePassword | None,
-        timeout: float,
-        reactor: Any,
-        now: Callable[[], float],
-    ) -> None:
-        self._where = where
-        self._endpoint = endpoint
-        self._credentials = credentials
-        self._timeout = timeout
-        self._reactor = reactor
+    def __init__(self, way: Way, now: Callable[[], float], drift: float) -> None:
+        self._way = way
+        self._endpoint = way.endpoint
+        self._reactor = way.reactor
         self._now = now
-        self._feeds = {"time": _Interest(granted=True)}  # the server sees to that one by itself
+        self._timekeeper = Timekeeper(way.local, now, drift)
+        self._steps = 0  # as many of the timekeeper's have been told of
+        self._exchanges: Exchanges | None = None
+        self._events: WeakSet[Events] = WeakSet()
+        self._trouble = f"no connection to {way.endpoint} yet"
+        self._feeds = {"time": Interest(granted=True)}  # the server sees to that one by itself
         self._check_value = ValueEncoder(b"pb").encode
-        self._session: _Session | None = None
+        self._link: Link | None = None
         self._waiting: dict[Deferred[None], None] = {}  # a set in the order of the calls
         self._entered = False
         self._ended: BaseException | None = None
@@ -201,8 +195,8 @@ class ClockClient:
         except (CancelledError, asyncio.CancelledError):  # nobody leaves what was not entered
             self._end(None)
             self._work.cancel()
-            if self._session is not None:
-                self._session.broker.transport.abortConnection()
+            if self._link is not None:
+                self._link.abort()
             raise
         return self
 
@@ -211,6 +205,65 @@ class ClockClient:
     ) -> None:
         """Close the connection; iterators end."""
         await Either(Deferred.fromCoroutine(self._close()))
+
+    @property
+    def connected(self) -> bool:
+        """Whether it is logged in now."""
+        return self._ended is None and self._link is not None and self._link.alive
+
+    @property
+    def trouble(self) -> str | None:
+        """Why it is not connected, in a sentence; None if it is."""
+        if self.connected:
+            return None
+        return self._trouble if self._ended is None else str(self._ended)
+
+    @property
+    def round_trip(self) -> float | None:
+        """Seconds that the last exchange was on its way, there and back; None before the first."""
+        return self._timekeeper.round_trip
+
+    def now(self, utc: bool = False) -> TimeInterval:
+        """Tell the time, as an interval that contains it.
+
+        Args:
+            utc: Whether UTC is asked for: then the interval is wider by what the server's own clock may be wrong, and
+                infinite while the server does not know that. Else it is the time by the server's clock.
+        """
+        return self._timekeeper.now(utc)
+
+    def before(self, moment: float, utc: bool = False) -> bool:
+        """Tell whether a moment has certainly not come yet.
+
+        Args:
+            moment: Unix seconds.
+            utc: As for `now`.
+        """
+        return self.now(utc).latest < moment
+
+    def after(self, moment: float, utc: bool = False) -> bool:
+        """Tell whether a moment has certainly passed.
+
+        Args:
+            moment: Unix seconds.
+            utc: As for `now`.
+        """
+        return self.now(utc).earliest > moment
+
+    def events(self) -> Events:
+        """Return an asynchronous iterator over what happens to the connection from now on.
+
+        As many as 64 events wait to be taken; after that the oldest go.
+
+        Raises:
+            NotConnected: The client was not entered.
+        """
+        self._check_entered()
+        events = Events()
+        self._events.add(events)
+        if self._ended is not None:
+            events.end(self._error)
+        return events
 
     def setperiod(self, period: float, feed: str = "time") -> Either[float]:
         """Choose how often a feed is pushed; remembered for the connections to come.
@@ -229,7 +282,14 @@ class ClockClient:
         """
         return Either(Deferred.fromCoroutine(self._setperiod(period, feed)))
 
-    def samples(self, feed: str = "time", *, period: float | None = None, deadband: float | None = None) -> "Samples":
+    def samples(
+        self,
+        feed: str = "time",
+        *,
+        period: float | None = None,
+        deadband: float | None = None,
+        overflow: OverflowPolicy = "newest",
+    ) -> Samples:
         """Return an asynchronous iterator that begins with the newest sample there is, and goes on as they arrive.
 
         A sample that comes before the last one was taken replaces it: the newest wins. The feed is subscribed by the
@@ -243,6 +303,8 @@ class ClockClient:
                 server's.
             deadband: A number that differs by no more from the one before is not pushed, finite and >= 0; None for the
                 one it has, at first none. The time has none.
+            overflow: What the program hears of samples that were replaced: `newest` for nothing, `error` for an
+                `Overflow` that the next step raises; the step after it returns the newest.
 
         Returns:
             The iterator. Each step of it, the first above all, may raise `UnknownFeed`, `NotPermitted`,
@@ -251,11 +313,14 @@ class ClockClient:
 
         Raises:
             NotConnected: The client was not entered.
+            ValueError: There is no such policy.
         """
         self._check_entered()
-        interest = self._feeds.setdefault(feed, _Interest()) if self._ended is None else _Interest()
+        if overflow not in get_args(OverflowPolicy):
+            raise ValueError(f"overflow is one of {', '.join(get_args(OverflowPolicy))}")
+        interest = self._feeds.setdefault(feed, Interest()) if self._ended is None else Interest()
         begin = partial(self._begin, period=period, deadband=deadband)
-        iterator = Samples(feed, begin, self._leave, interest.newest)
+        iterator = Samples(feed, begin, self._leave, interest.newest, overflow)
         interest.iterators.add(iterator)
         if self._ended is not None:
             iterator.end(self._error)
@@ -310,6 +375,17 @@ class ClockClient:
         """
         return Either(Deferred.fromCoroutine(self._feed_names()))
 
+    def status(self) -> Either["Standing"]:
+        """Ask what the server knows of this connection.
+
+        Returns:
+            To be awaited: its account, feeds and counts.
+
+        Raises:
+            NotConnected: As for `setperiod`.
+        """
+        return Either(Deferred.fromCoroutine(self._standing()))
+
     def sessions(self, limit: int = 100, sort: str = "skipped") -> Either[list["Presence"]]:
         """Ask who is connected.
 
@@ -350,18 +426,16 @@ class ClockClient:
         try:
             while self._ended is None:
                 try:
-                    session = await self._open()
+                    link = await self._open()
                 except PASSING as error:
-                    if self._session is None:
+                    if self._link is None:
                         raise
+                    self._trouble = str(error)
                     self._log.info("{endpoint}: {error}", endpoint=self._endpoint, error=str(error))
                 else:
-                    self._session = session
-                    if session.alive:
-                        self._wake()
                     since = self._reactor.seconds()
-                    await session.held(self._timeout, self._reactor)
-                    await session.leave(self._reactor)
+                    await self._use(link)
+                    await link.leave()
                     if self._reactor.seconds() - since >= LONGEST_DELAY:
                         self._attempt = 0
                 if self._ended is None:
@@ -370,6 +444,29 @@ class ClockClient:
             pass
         except Exception as error:  # noqa: BLE001  # kept for whoever waits; nothing is lost
             self._end(error)
+
+    async def _use(self, link: Link) -> None:
+        """Have a connection, until it is over."""
+        self._link = link
+        self._exchanges = Exchanges(link, self._timekeeper, self._reactor, random.uniform, self._look_for_step)
+        exchanging = Deferred.fromCoroutine(self._exchanges.run()).addErrback(self._fail, link)
+        if link.alive:
+            self._announce("connected", f"connected to {self._endpoint}")
+            self._wake()
+        try:
+            await link.held()
+        finally:
+            exchanging.cancel()
+            self._exchanges = None
+            self._timekeeper.lost()
+        self._trouble = link.why
+        self._announce("lost", link.why)
+
+    def _fail(self, failure: Failure, link: Link) -> None:
+        """End with a fault of ours that kept exchanges from going on: it is not lost."""
+        if not failure.check(CancelledError):
+            self._end(failure.value)
+            link.end()
 
     def _pause(self) -> float:
         """Return how many seconds to wait: as many as a server that stops has named, else more after each failure."""
@@ -385,68 +482,32 @@ class ClockClient:
         )
         return retry
 
-    async def _open(self) -> "_Session":
+    async def _open(self) -> Link:
         """Connect, log in, ask for what was asked for before."""
-        factory = pb.PBClientFactory()
-        factory.noisy = False
-        factory.protocol = _Broker
-        session = _Session(await self._dial(factory), factory)
-        transport = session.broker.transport
-        try:
-            mind = _Mind(self._deliver, partial(self._notice, session), self._check_value)
-            session.perspective = await self._bounded(self._login(factory, mind))
-            if not isinstance(session.perspective, pb.RemoteReference):
-                raise TypeError("a login was answered with no perspective")  # noqa: TRY301  # told below
-            await self._resubscribe(session.perspective)
-        except (Refused, CancelledError):
-            transport.abortConnection()
-            raise
-        except ConnectionFailed as error:
-            raise ConnectionFailed(f"no TLS with {self._endpoint}: {error}") from error
-        except Exception as error:
-            transport.abortConnection()
-            what = str(error) if isinstance(error, NotConnected) else "its answers make no sense"
-            raise ConnectionFailed(
-                f"no session with {self._endpoint}: {what}; is it clockd that listens there?"
-            ) from error
-        return session
-
-    def _login(self, factory: pb.PBClientFactory, mind: pb.Referenceable) -> Any:
-        """Ask for the perspective, by name and secret or by the certificate that TLS has shown."""
-        if self._credentials is not None:
-            return factory.login(self._credentials, mind)
-        return factory.getRootObject().addCallback(lambda root: root.callRemote("loginCertificate", mind))
-
-    async def _dial(self, factory: pb.PBClientFactory) -> Any:
-        """Connect, and return the broker."""
-        try:
-            return await self._where.connect(factory).addTimeout(self._timeout, self._reactor)
-        except CancelledError:
-            raise
-        except Exception as error:
-            timed_out = isinstance(error, TimedOut | ConnectingCancelledError)
-            what = f"no connection within {self._timeout:g} s" if timed_out else str(error).rstrip(".")
-            raise ConnectionFailed(f"cannot connect to {self._endpoint}: {what}; does clockd listen there?") from error
+        return await self._way.open(
+            lambda link: Mind(partial(self._deliver, link), partial(self._notice, link), self._check_value),
+            self._resubscribe,
+        )
 
     async def _close(self) -> None:
         await deferLater(self._reactor, 0)  # out of `_run`, which may be what woke the program that leaves
         self._end(None)
         self._work.cancel()
-        if self._session is not None:
-            await self._session.close(self._reactor)
+        if self._link is not None:
+            await self._link.close()
 
-    async def _connected(self) -> Any:
-        """Return the perspective, as soon as there is one."""
+    async def _connected(self) -> Link:
+        """Return the connection, as soon as there is one."""
         self._check_entered()
-        if self._ended is None and not (self._session and self._session.alive):
+        if self._ended is None and not (self._link and self._link.alive):
             waiting: Deferred[None] = Deferred(self._waiting.pop)
             self._waiting[waiting] = None
             await waiting
         if self._ended is not None:
             raise self._ended
-        if self._session is None or not self._session.alive:
+        if self._link is None or not self._link.alive:
             raise NotConnected(f"the connection to {self._endpoint} was lost again")
-        return self._session.perspective
+        return self._link
 
     async def _setperiod(self, period: float, feed: str) -> float:
         wire = _period_on_wire(period)
@@ -457,14 +518,14 @@ class ClockClient:
             self._feeds[feed].period = wire
         return granted
 
-    async def _begin(self, iterator: "Samples", period: float | None, deadband: float | None) -> float | None:
+    async def _begin(self, iterator: Samples, period: float | None, deadband: float | None) -> float | None:
         """Have a feed subscribed, for one of its iterators.
 
         Returns:
             The period granted, if it had to be asked for.
         """
         feed = _name(iterator.feed)
-        interest = self._feeds.setdefault(feed, _Interest())
+        interest = self._feeds.setdefault(feed, Interest())
         interest.iterators.add(iterator)
         if interest.granted and deadband is None:
             return None if period is None else await self._setperiod(period, feed)
@@ -488,7 +549,7 @@ class ClockClient:
         interest.granted = True
         return granted
 
-    def _leave(self, iterator: "Samples") -> None:
+    def _leave(self, iterator: Samples) -> None:
         """Have a feed unsubscribed, if this was the last of its iterators."""
         interest = self._feeds.get(iterator.feed)
         if interest is not None:
@@ -500,8 +561,8 @@ class ClockClient:
         idle = [feed for feed, interest in self._feeds.items() if feed != "time" and not interest.iterators]
         for feed in idle:
             interest = self._feeds.pop(feed)
-            if interest.asked and self._session is not None and self._session.alive:
-                _tell(self._session.perspective, "unsubscribe", feed)
+            if interest.asked and self._link is not None and self._link.alive:
+                self._link.tell("unsubscribe", feed)
 
     async def _unsubscribe(self, feed: str) -> None:
         interest = self._feeds.pop(_name(feed), None)
@@ -509,14 +570,14 @@ class ClockClient:
             interest.end(None)
         await self._call("unsubscribe", feed)
 
-    async def _resubscribe(self, perspective: Any) -> None:
+    async def _resubscribe(self, link: Link) -> None:
         """Ask a new session for the feeds, all at once; those who iterate over one are told if it is refused.
 
         Notices are asked for in front of them. Not every server has any, so nobody waits for that answer.
         """
-        _tell(perspective, "subscribe", NOTICES)
+        link.tell("subscribe", NOTICES)
         self._let_go()
-        calls: dict[str, tuple[object, ...]] = {
+        calls: dict[str, tuple[str, *tuple[object, ...]]] = {
             feed: ("subscribe", feed, interest.period, interest.deadband)
             for feed, interest in self._feeds.items()
             if interest.granted
@@ -528,7 +589,7 @@ class ClockClient:
             del calls["time"]
         else:
             calls["time"] = "setperiod", period, "time"
-        answers = [Deferred.fromCoroutine(self._bounded(perspective.callRemote(*call))) for call in calls.values()]
+        answers = [Deferred.fromCoroutine(link.call(*call)) for call in calls.values()]
         for feed, (done, answer) in zip(calls, await DeferredList(answers, consumeErrors=True), strict=True):
             if not done:
                 if not answer.check(Refused):
@@ -536,11 +597,11 @@ class ClockClient:
                 if feed in self._feeds:
                     self._feeds.pop(feed).end(answer.value)
             elif feed not in self._feeds and calls[feed][0] == "subscribe":  # it was let go meanwhile
-                _tell(perspective, "unsubscribe", feed)
+                link.tell("unsubscribe", feed)
 
     async def _publish(self, feed: str, value: object, stamp: float | None) -> int:
         self._check_value(value)
-        number = await self._call("publish", _name(feed), _Copy(value), None if stamp is None else moment_of(stamp))
+        number = await self._call("publish", _name(feed), Copy(value), None if stamp is None else moment_of(stamp))
         if type(number) is not int or number < 1:
             raise ServerFault("the server answered with what is no number of a sample")
         return number
@@ -550,6 +611,12 @@ class ClockClient:
         if type(names) is not list or not all(isinstance(name, str) and FEED_NAME.fullmatch(name) for name in names):
             raise ServerFault("the server answered with what are no names of feeds")
         return names
+
+    async def _standing(self) -> "Standing":
+        try:
+            return convert(await self._call("status"), Standing)
+        except ValidationError as error:
+            raise ServerFault("the server answered with what is no status") from error
 
     async def _sessions(self, limit: int, sort: str) -> list["Presence"]:
         try:
@@ -565,42 +632,42 @@ class ClockClient:
 
     async def _call(self, method: str, *arguments: object) -> Any:
         """Call the server, on the next connection if there is none now."""
-        session = self._session
-        if self._ended is None and session is not None and session.alive:
-            perspective = session.perspective
-        else:
-            perspective = await self._bounded(Deferred.fromCoroutine(self._connected()))
+        link = self._link
+        if self._ended is not None or link is None or not link.alive:
+            link = await self._way.bounded(Deferred.fromCoroutine(self._connected()))
         try:
-            return await self._bounded(perspective.callRemote(method, *arguments))
+            return await link.call(method, *arguments)
         except NotConnected:
             if self._error is not None:  # it is not lost but ended
                 raise self._error from None
             raise
 
-    async def _bounded(self, call: "Deferred[T]") -> T:
-        """Wait for a call's answer no longer than a call may take, and raise what it raised as one of our classes."""
-        try:
-            answer: T = await call.addTimeout(self._timeout, self._reactor).addErrback(_typed)
-        except TimedOut as error:
-            raise NotConnected(f"no answer from {self._endpoint} within {self._timeout:g} s") from error
-        return answer
-
     def _check_entered(self) -> None:
         if not self._entered:
             raise NotConnected("enter the client first: async with connect(...) as clock")
 
-    def _deliver(self, feed: str, sequence: int | None, stamp: float, value: object) -> None:
+    def _deliver(self, link: Link, feed: str, sequence: int | None, stamp: float, value: object) -> Answer:
+        if feed == "time":
+            self._timekeeper.pushed(stamp, link.arrived)
+            self._look_for_step()
+            if self._timekeeper.hurry and self._exchanges is not None:
+                self._exchanges.hasten()
+        arrival = self._timekeeper.at(link.arrived)
         interest = self._feeds.get(feed)
-        if interest is None:
-            return
-        interest.newest = reading = Reading(feed, sequence, stamp, value, self._now())
+        if interest is not None:
+            reading = Reading(feed, sequence, stamp, value, arrival.received, arrival.offset, arrival.bound)
+            self._hand_out(interest, reading)
+        return arrival.received, arrival.bound
+
+    def _hand_out(self, interest: Interest, reading: Reading) -> None:
+        interest.newest = reading
         iterators = list(interest.iterators)
         for iterator in iterators:
             iterator.put(reading)
         if not iterators:
             self._let_go()
 
-    def _notice(self, session: "_Session", notice: object) -> None:
+    def _notice(self, link: Link, notice: object) -> None:
         """Do what the server asks for; what is no notice, or of a kind not known here, is passed over.
 
         The kind decides. Of what comes with it, a part that makes no sense is as good as none: a server that stops is
@@ -610,17 +677,38 @@ class ClockClient:
             return
         kind = notice.get("kind")
         match kind if isinstance(kind, str) else None:  # a reference cannot be compared
-            case "draining" if session.alive:
+            case "draining" if link.alive:
+                why = "the server stops"
                 retry: Any = notice.get("retry_seconds")
                 if type(retry) in {int, float} and retry >= 0:  # which NaN is not
                     self._retry = min(max(retry, FIRST_DELAY), LONGEST_RETRY)
+                    why += f"; connecting again in {self._retry:.1f} s"
+                self._announce("draining", why)
+                link.end(why)
             case "kicked":
                 self._end(_kicked(notice.get("reason")))
+                link.end()
             case "replaced":
                 self._end(Replaced("a newer login of this account has taken the place of this one"))
-            case _:
-                return
-        session.end()
+                link.end()
+            case "clock_step":
+                self._timekeeper.stepped()
+                self._look_for_step(notice.get("step_seconds"))
+                if self._exchanges is not None:
+                    self._exchanges.hasten()
+
+    def _look_for_step(self, seconds: object = None) -> None:
+        """Tell the program if the timekeeper has noticed a step."""
+        if self._timekeeper.steps != self._steps:
+            self._steps = self._timekeeper.steps
+            by = f" by {seconds:+.6f} s" if isinstance(seconds, float) and math.isfinite(seconds) else ""
+            self._announce("step", f"the server's clock was set{by}")
+
+    def _announce(self, kind: Literal["connected", "lost", "draining", "step"], text: str) -> None:
+        """Tell the program what has happened."""
+        event = Event(kind, text, self._now())
+        for events in list(self._events):
+            events.put(event)
 
     def _wake(self) -> None:
         waiting, self._waiting = self._waiting, {}
@@ -635,6 +723,8 @@ class ClockClient:
         self._ended, self._error = error or NotConnected("the client was closed"), error
         for interest in self._feeds.values():
             interest.end(error)
+        for events in list(self._events):
+            events.end(error)
         self._wake()
 
 
@@ -664,266 +754,24 @@ class Presence(Struct, frozen=True):
     connected_since: Amount
 
 
-class _Interest:
-    """What a client wants of a feed.
-
-    Args:
-        granted: Whether it is subscribed.
+class Standing(Struct, frozen=True):
+    """What a server knows of one connection.
 
     Attributes:
-        granted: As given; while there is no connection, whether the next one is asked for it.
-        asked: Whether the server was asked for it, and may push it.
-        period: As it was asked for last, in seconds; None for the server's.
-        deadband: As it was asked for last; None for none.
-        newest: What came last.
-        iterators: Who is handed what comes.
+        account: Its account.
+        connections: How many connections the account has.
+        periods: By the feed that it has subscribed to, in seconds.
+        pushes: How many were written to it.
+        skipped: How many were due and not written.
+        connected_since: When it logged in, Unix seconds by the server's clock.
     """
 
-    def __init__(self, *, granted: bool = False) -> None:
-        self.granted = granted
-        self.asked = granted
-        self.period: float | None = None
-        self.deadband: float | None = None
-        self.newest: Reading | None = None
-        self.iterators: WeakSet[Samples] = WeakSet()
-
-    def end(self, error: BaseException | None) -> None:
-        """Have the iterators end, with an error or without."""
-        for iterator in list(self.iterators):
-            iterator.end(error)
-
-
-class _Broker(pb.Broker):
-    """Remembers why its connection was lost."""
-
-    lost_for: BaseException | None = None
-
-    def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]  # Twisted gives it a default
-        self.lost_for = reason.value
-        super().connectionLost(reason)
-
-
-class _Session:
-    """One connection to the server.
-
-    Args:
-        broker: A `_Broker`; `Any`, because Twisted does not annotate what it is made of.
-        factory: What made it; it fails what waits for an answer when the connection is lost.
-
-    Attributes:
-        perspective: The `pb.RemoteReference` of the avatar, once it has logged in.
-        over: Fires when the connection is gone, or is to be left.
-    """
-
-    def __init__(self, broker: Any, factory: pb.PBClientFactory) -> None:
-        self.broker = broker
-        self.perspective: Any = None
-        self.over: Deferred[None] = Deferred()
-        self._factory = factory
-        broker.notifyOnDisconnect(self._gone)
-
-    @property
-    def alive(self) -> bool:
-        """Whether the connection is there, and not to be left."""
-        return not (self.over.called or self.broker.disconnected)
-
-    def end(self) -> None:
-        """Have nothing more called."""
-        if not self.over.called:
-            self.over.callback(None)
-
-    async def held(self, patience: float, reactor: Any) -> None:
-        """Wait until it is over; a connection whose server takes longer than `patience` to answer is broken off."""
-        watch = Deferred.fromCoroutine(self._watch(patience, reactor))
-        watch.addErrback(lambda failure: failure.trap(CancelledError))
-        try:
-            await self.over
-        finally:
-            watch.cancel()
-
-    async def _watch(self, patience: float, reactor: Any) -> None:
-        """Ask now and then whether the server still answers."""
-        while True:
-            await deferLater(reactor, ALIVE_SECONDS)
-            try:
-                await self._probe().addTimeout(patience, reactor)
-            except TimedOut:
-                self.broker.transport.abortConnection()
-                return
-
-    def _probe(self) -> "Deferred[None]":
-        """Ask a thing that no server has: any answer is a sign of life, and comes after those to earlier calls."""
-        nobody = pb.RemoteReference(None, self.broker, NO_OBJECT, doRefCount=False)
-        return _settled(nobody.callRemote("probe"))
-
-    async def leave(self, reactor: Any) -> None:
-        """Close as soon as what was called has been answered, or that takes too long."""
-        if not self.broker.disconnected and self.broker.waitingForAnswers:
-            with suppress(TimedOut):
-                await self._probe().addTimeout(CLOSE_SECONDS, reactor)
-        await self.close(reactor)
-
-    async def close(self, reactor: Any) -> None:
-        """Close in good order, or without if that takes too long."""
-        if self.broker.disconnected:
-            return
-        closed: Deferred[None] = Deferred()
-        self.broker.notifyOnDisconnect(partial(closed.callback, None))
-        self.broker.transport.loseConnection()
-        impatient = reactor.callLater(CLOSE_SECONDS, self.broker.transport.abortConnection)
-        try:
-            await closed
-        finally:
-            if impatient.active():
-                impatient.cancel()
-
-    def _gone(self) -> None:
-        self._factory.clientConnectionLost(None, Failure(failed_for(self.broker.lost_for) or ConnectionLost()))
-        self.end()
-
-
-class Samples:
-    """The samples of one feed as they arrive; made by `ClockClient.samples`.
-
-    Args:
-        feed: The feed's name.
-        begin: Has the feed subscribed, and returns the period granted if one was asked for.
-        leave: Told when the iterator is closed.
-        newest: The first sample, if there is one already.
-
-    Attributes:
-        feed: As given.
-        granted: The period that was granted when this iterator asked for one, in seconds; None before.
-    """
-
-    def __init__(
-        self,
-        feed: str,
-        begin: Callable[["Samples"], Coroutine[Any, Any, float | None]],
-        leave: Callable[["Samples"], None],
-        newest: Reading | None,
-    ) -> None:
-        self.feed = feed
-        self.granted: float | None = None
-        self._begin = begin
-        self._leave = leave
-        self._begun = False
-        self._newest = newest
-        self._waiting: Deferred[None] | None = None
-        self._end: BaseException | None = None
-
-    def __aiter__(self) -> Self:
-        """Return the iterator itself."""
-        return self
-
-    def __anext__(self) -> Either[Reading]:
-        """Return what is to be awaited for the next sample.
-
-        Raises:
-            StopAsyncIteration: The client or the iterator was closed, or the feed unsubscribed.
-            Refused: The feed cannot be had; see `ClockClient.samples`.
-            ClockdError: The session has ended for good; the error says why.
-        """
-        return Either(Deferred.fromCoroutine(self._next()))
-
-    async def aclose(self) -> None:
-        """End the iteration; the feed of the last iterator is unsubscribed, without waiting for the server."""
-        self._newest = None
-        self.end(None)
-        self._leave(self)
-
-    def put(self, reading: Reading) -> None:
-        """Take a sample in."""
-        self._newest = reading
-        self._wake()
-
-    def end(self, error: BaseException | None) -> None:
-        """Have the iteration end, with an error or without."""
-        self._end = error or StopAsyncIteration()
-        self._wake()
-
-    async def _next(self) -> Reading:
-        if not self._begun and self._end is None:
-            try:
-                self.granted = await self._begin(self)
-            except NotConnected:
-                if self._end is None:  # else it is closed
-                    raise
-            self._begun = True
-        while self._newest is None:
-            if self._end is not None:
-                raise self._end
-            self._waiting = Deferred()
-            await self._waiting
-        newest, self._newest = self._newest, None
-        return newest
-
-    def _wake(self) -> None:
-        waiting, self._waiting = self._waiting, None
-        if waiting is not None and not waiting.called:
-            waiting.callback(None)
-
-
-class _Mind(pb.Referenceable):
-    """What the server calls.
-
-    Args:
-        deliver: Told the feed, number, stamp and value of each sample.
-        notice: Told what comes as a notice.
-        check_value: Raises `InvalidValue` for what is none.
-    """
-
-    def __init__(
-        self,
-        deliver: Callable[[str, int | None, float, object], None],
-        notice: Callable[[object], None],
-        check_value: Callable[[object], object],
-    ) -> None:
-        self._deliver = deliver
-        self._notice = notice
-        self._check_value = check_value
-
-    def remote_notifyTime(self, stamp: object) -> None:
-        if not isinstance(stamp, float) or not math.isfinite(stamp):
-            raise InvalidValue("a stamp is a finite float")
-        self._deliver("time", None, stamp, stamp)
-
-    def remote_notifySample(self, feed: object, sequence: object, stamp: object, value: object) -> None:
-        if isinstance(feed, str) and feed == NOTICES:
-            self._notice(value)
-            return
-        if not isinstance(feed, str) or type(sequence) is not int:
-            raise InvalidValue("the name of a feed is str, the number of a sample int")
-        if not isinstance(stamp, float) or not math.isfinite(stamp):
-            raise InvalidValue("a stamp is a finite float")
-        self._check_value(value)
-        self._deliver(feed, sequence, stamp, value)
-
-
-class _Copy(Jellyable):
-    """A value as it is now, for the wire; unlike stock jelly it makes no reference of a container that occurs twice.
-
-    Args:
-        value: As for `ValueEncoder.encode`.
-    """
-
-    def __init__(self, value: object) -> None:
-        self._jelly = _jellied(value)
-
-    def jellyFor(self, jellier: object) -> object:
-        """Return the expression that stands for the value."""
-        return self._jelly
-
-
-def _jellied(value: Any) -> object:
-    kind = type(value)
-    if kind is str:
-        return [b"unicode", value.encode()]
-    if kind is list or kind is tuple:
-        return [b"list" if kind is list else b"tuple", *map(_jellied, value)]
-    if kind is dict:
-        return [b"dictionary", *([_jellied(key), _jellied(item)] for key, item in value.items())]
-    return value if kind in {int, float, bytes} else jelly(value)
+    account: str
+    connections: Annotated[int, Meta(ge=0)]
+    periods: dict[str, Amount]
+    pushes: Annotated[int, Meta(ge=0)]
+    skipped: Annotated[int, Meta(ge=0)]
+    connected_since: Amount
 
 
 def _name(feed: object) -> str:
@@ -948,43 +796,7 @@ def _period_on_wire(period: object) -> float:
     return float(min(period, sys.float_info.max))  # an int may be more than PB can send
 
 
-def _tell(perspective: Any, method: str, feed: str) -> None:
-    """Call a method whose answer does not matter."""
-    perspective.callRemote(method, feed).addErrback(lambda _: None)
-
-
-def _settled(call: "Deferred[object]") -> "Deferred[None]":
-    """Return a Deferred that fires when a call was answered, whatever with."""
-    answered: Deferred[None] = Deferred()
-    call.addBoth(lambda _: None if answered.called else answered.callback(None))
-    return answered
-
-
-def _typed(failure: Failure) -> NoReturn:
-    """Raise what a remote call failed with as one of our classes, whatever the server made of it."""
-    value, kind = getattr(failure, "value", None), getattr(failure, "type", None)
-    if isinstance(value, ClockdError | CancelledError | TimedOut):
-        failure.raiseException()
-    if isinstance(value, pb.PBConnectionLost | pb.DeadReferenceError | ConnectionLost):
-        raise NotConnected("the connection was lost") from value
-    kind = kind.decode("utf-8", "replace") if isinstance(kind, bytes) else ""
-    module, _, name = kind.rpartition(".")
-    known = getattr(errors, name, None) if module == errors.__name__ else None
-    if isinstance(known, type) and issubclass(known, Refused):
-        raise known(str(value))
-    if _descends(failure, "twisted.cred.error.UnauthorizedLogin"):
-        raise WrongCredentials("the name and the secret do not fit")
-    raise ServerFault(f"the server failed: {kind or 'its answers make no sense'}")
-
-
-def _descends(failure: Failure, kind: str) -> bool:
-    try:
-        return bool(failure.check(kind))
-    except Exception:  # noqa: BLE001  # what a server sent in place of an error
-        return False
-
-
-def _reactor_here() -> Any:
+def reactor_here() -> Any:
     """Return the installed reactor; on an asyncio loop without one, install and start Twisted's for it."""
     try:
         loop = asyncio.get_running_loop()

@@ -9,7 +9,7 @@
         UsersFileError
         CannotListen
       ClientError                   raised by the client library in the user's program
-        ConnectionFailed  NotConnected  Kicked  Replaced  ReactorConflict
+        ConnectionFailed  NotConnected  Kicked  Replaced  Overflow  ReactorConflict
 
 Rules of this module: the qualified name of a `Refused` class is part of the wire contract, because a client tells
 errors apart by `failure.check("clockd.errors.NAME")`.
@@ -114,6 +114,10 @@ class Kicked(ClientError):
 
 class Replaced(ClientError):
     """A newer login of the account has taken the connection's place, and would lose it if this one came back."""
+
+
+class Overflow(ClientError):
+    """Samples came faster than the program took them, and it has asked to be told; the iterator goes on after it."""
 
 
 class ReactorConflict(ClientError):

@@ -44,6 +44,10 @@ class IClient(ISink):
     skipped: int = Attribute("Pushes that were due and not written, because it was too slow.")
     acknowledgement: float | None = Attribute("How long its latest answer to a push took, in seconds.")
     takes_notices: bool = Attribute("Whether it is told notices.")
+    received: float = Attribute(
+        "When the bytes came that completed the call which is served, Unix seconds UTC by the host's wall clock; or "
+        "when that was stepped, if they came before."
+    )
 
     def pull_from(pull: Callable[[str], Sample | None]) -> None:
         """Have `pull` asked for the newest sample of a feed that is owed; None means that nothing is owed any more."""

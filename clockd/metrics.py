@@ -99,6 +99,7 @@ class TallyCollector(Collector):
             "Errors that reached the log with a traceback; each is a bug.",
             tally.unhandled_errors,
         )
+        yield from self._clocks()
         expiry = GaugeMetricFamily(
             "clockd_tls_certificate_expiry_timestamp_seconds",
             "When the server's certificate, or one of those it sends along, expires; nothing without TLS.",
@@ -108,6 +109,30 @@ class TallyCollector(Collector):
         yield expiry
         build = {"version": __version__, "twisted": twisted.__version__, "python": platform.python_version()}
         yield InfoMetricFamily("clockd_build", "What this clockd is made of.", build)
+
+    def _clocks(self) -> Iterator[Metric]:
+        tally = self._tally
+        yield GaugeMetricFamily(
+            "clockd_clock_error_bound_seconds",
+            "The error of this host's wall clock is no larger; infinite while that is not known.",
+            tally.clock_bound,
+        )
+        yield GaugeMetricFamily(
+            "clockd_clock_synchronized",
+            "1 while something keeps this host's wall clock right, 0 else, or while that is not known.",
+            tally.clock_synchronized,
+        )
+        yield CounterMetricFamily("clockd_clock_steps", "Steps of this host's wall clock.", tally.clock_steps)
+        yield _histogram(
+            "clockd_subscriber_offset_seconds",
+            "How far the clocks of clients that tell theirs are off this host's, forward or back.",
+            tally.subscriber_offset,
+        )
+        yield _histogram(
+            "clockd_subscriber_error_bound_seconds",
+            "How far these clients may be wrong about this host's clock, where they know it.",
+            tally.subscriber_bound,
+        )
 
     def _connections(self) -> Iterator[Metric]:
         tally = self._tally

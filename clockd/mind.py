@@ -15,7 +15,7 @@ from zope.interface import implementer
 
 from clockd.interfaces import IClient
 from clockd.transport import Outlet, WrappedOutlet
-from clockd.values import NOTICES, Limits, Sample, Tally
+from clockd.values import MAX_SECONDS, NOTICES, Limits, Sample, Tally
 from clockd.window import HOLD, PUSHES_BETWEEN_ASKS, SEND, AckWindow
 from clockd.wire import PushTemplate
 
@@ -79,12 +79,14 @@ class RemoteMind(_Touched):
         pushes: See `IClient`.
         skipped: See `IClient`.
         acknowledgement: See `IClient`.
+        received: See `IClient`.
         window: Its asks and answers.
         request: The number of the question that is open, or None.
         awaited: The bytes of the answer `None` to that question.
     """
 
     __slots__ = (
+        "_asked",
         "_connection",
         "_finish_soon",
         "_gathered",
@@ -93,10 +95,12 @@ class RemoteMind(_Touched):
         "_probing",
         "_pull",
         "_reference",
+        "_step",
         "_suspected",
         "_waiting",
         "acknowledgement",
         "awaited",
+        "received",
         "request",
         "skipped",
         "window",
@@ -132,6 +136,9 @@ class RemoteMind(_Touched):
         self._now = now
         self._finish_soon = finish_soon
         self._waiting: tuple[Deferred[bool], ...] = ()  # fire at the next answer
+        self._asked: float | None = None  # when the open question was, by the wall clock, unless that was stepped since
+        self._step: float | None = None  # of the wall clock, in seconds, of which it is still to be told
+        self.received = now()
         self.pushes = 0
         self.skipped = 0
         self.acknowledgement: float | None = None
@@ -183,6 +190,25 @@ class RemoteMind(_Touched):
         if self._notices is not None and self._outlet.unsent <= self._buffer_bytes:
             self._outlet.write(self._template.one_way(Sample(NOTICES, next(self._notices), self._now(), dict(notice))))
 
+    def stepped(self, seconds: float, now: float) -> None:
+        """Take note that the host's wall clock was stepped; who takes notices is told before the next push.
+
+        Args:
+            seconds: How much more it shows since.
+            now: What it shows now.
+        """
+        self._asked = None
+        self.received = now
+        if self._notices is not None:
+            self._step = seconds + (self._step or 0.0)
+            self._free_until = -math.inf
+
+    def tell_step(self) -> None:
+        """Tell the client of a step of which it is still to be told, unless too much is unsent."""
+        if self._step is not None and self._outlet.unsent <= self._buffer_bytes:
+            seconds, self._step = self._step, None
+            self.notify({"kind": "clock_step", "step_seconds": seconds})
+
     @property
     def address(self) -> str:
         """See `IClient`."""
@@ -217,6 +243,35 @@ class RemoteMind(_Touched):
                 return
         self._settle()
         self._tell_waiting(answered=True)
+
+    def tells(self, data: bytes) -> bool:
+        """Tell whether data is an aware client's answer to the question that is open, and take what it tells."""
+        pair = None if self.awaited is None else self._template.pair(self.awaited, data)
+        if pair is None:
+            return False
+        self.told(*pair)
+        return True
+
+    def told(self, received: float, bound: float) -> None:
+        """Take what an aware client tells with its answer; what makes no sense is passed over.
+
+        The client's clock is compared with the middle between question and answer, as RFC 5905 does in section 8, so it
+        may be off by half of the time between these.
+
+        Args:
+            received: When the push came, Unix seconds by the client's clock.
+            bound: How well it knows the server's clock, in seconds; infinite if it does not.
+        """
+        asked = self._asked
+        if asked is None or self._probing:
+            return
+        offset = received - (asked + self.received) / 2
+        if not (-math.inf < offset < math.inf and bound >= 0):  # NaN is neither
+            return
+        tally = self._tally  # what is too large would spoil a sum for ever
+        tally.subscriber_offset.observe(min(abs(offset), MAX_SECONDS))
+        if bound < math.inf:
+            tally.subscriber_bound.observe(min(bound, MAX_SECONDS))
 
     def lost(self) -> None:
         """Take note that the connection has ended."""
@@ -253,6 +308,8 @@ class RemoteMind(_Touched):
 
     def _admitted(self, sample: Sample) -> bytes | None:
         """Return the bytes of a push that the window lets through, else None."""
+        if self._step is not None:
+            self.tell_step()
         window = self.window
         verdict = window.admit(self._seconds(), self._unasked)
         self._unasked = 0
@@ -294,6 +351,7 @@ class RemoteMind(_Touched):
 
     def _question(self, *, probing: bool) -> int:
         self._probing = probing
+        self._asked = self._now()
         self.request = request = self._connection.new_request()
         self.awaited = self._template.answer(request)
         return request

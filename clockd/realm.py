@@ -11,6 +11,7 @@ from zope.interface import Interface, implementer
 
 from clockd.avatar import ClockAvatar
 from clockd.desk import FeedDesk
+from clockd.hostclock import HostClock
 from clockd.interfaces import IAccountStore, IClient
 from clockd.session import Roster, Session
 from clockd.users import ANONYMOUS
@@ -34,14 +35,24 @@ class ClockRealm:
         roster: Who may come in.
         desk: Where avatars find feeds.
         store: Remembers accounts.
+        host: This host's clock.
         tally: Where it is counted.
     """
 
-    def __init__(self, sharing: Sharing, roster: Roster, desk: FeedDesk, store: IAccountStore, tally: Tally) -> None:
+    def __init__(
+        self,
+        sharing: Sharing,
+        roster: Roster,
+        desk: FeedDesk,
+        store: IAccountStore,
+        host: HostClock,
+        tally: Tally,
+    ) -> None:
         self._sharing = sharing
         self._roster = roster
         self._desk = desk
         self._store = store
+        self._host = host
         self._tally = tally
         self._avatars: dict[str, ClockAvatar] = {}  # those that are shared
 
@@ -62,7 +73,7 @@ class ClockRealm:
         if pb.IPerspective not in interfaces:
             raise NotImplementedError("this realm has perspectives only")
         account = avatarId.decode() if isinstance(avatarId, bytes) else ANONYMOUS
-        session = Session(account, IClient(mind), self._roster, self._desk, self._left)
+        session = Session(account, IClient(mind), self._roster, self._desk, self._host, self._left)
         waiting = self._roster.admit(session)
         return self._made(session) if waiting is None else waiting.addCallback(lambda _: self._made(session))
 

@@ -52,6 +52,7 @@ class Schedule:
     Attributes:
         due: During a call, when it was due.
         missed: During a call, how many whole periods before it were slept through.
+        prelude: Called before the calls that are due; nothing, until something is assigned.
     """
 
     _log = Logger()
@@ -61,6 +62,7 @@ class Schedule:
         self._lateness = lateness
         self.due = 0.0
         self.missed = 0
+        self.prelude: Callable[[], object] = _nothing
         self._cohorts: dict[float, _Cohort] = {}
         self._firings: list[tuple[float, int, _Phase]] = []  # a heap; a phase that is empty stays until its turn comes
         self._empty = 0
@@ -157,6 +159,10 @@ class Schedule:
 
     def _wake(self) -> None:
         self._wake_up = None
+        try:
+            self.prelude()
+        except Exception:  # noqa: BLE001  # as for a call
+            self._log.failure("what comes before the calls of a timer failed; the timer goes on")
         started = self.clock.seconds()
         if self._calls is None:
             self._calls = self._fire()
@@ -557,3 +563,7 @@ class ScheduledTimer(TimerService):
         # stock TimerService ends for good: https://github.com/twisted/twisted/issues/3627
         self.failures += 1
         self._log.failure("a timer's call raised; the timer goes on")
+
+
+def _nothing() -> None:
+    """Do nothing."""

@@ -30,6 +30,7 @@ from clockd.certificate import ServerTLS
 from clockd.config import Config, Tls
 from clockd.desk import FeedDesk
 from clockd.errors import CannotListen, Misconfigured
+from clockd.hostclock import HostClock, kernel_clock, since_boot
 from clockd.interfaces import IAccountStore
 from clockd.logs import count_errors
 from clockd.metrics import NewestStay, TallyCollector, metrics_site
@@ -282,7 +283,11 @@ class ClockService(MultiService):
 
 
 def make_service(
-    config: Config, reactor: Any, now: Callable[[], float], read_config: Callable[[], Config] | None = None
+    config: Config,
+    reactor: Any,
+    now: Callable[[], float],
+    read_config: Callable[[], Config] | None = None,
+    local: Callable[[], float] = since_boot,
 ) -> ClockService:
     """Build a clockd that is ready to be started.
 
@@ -291,6 +296,7 @@ def make_service(
         reactor: A Twisted reactor whose `seconds` is monotonic; also what tests put in its place.
         now: Unix seconds UTC by the host's wall clock.
         read_config: Reads the configuration again, if there is anything to be read.
+        local: Seconds of a clock that nobody steps and that goes on in suspend.
 
     Raises:
         Misconfigured: A users file, an endpoint, or a source of a feed that cannot be used.
@@ -304,13 +310,24 @@ def make_service(
     schedule = Schedule(reactor, tally.lateness)
     desk = FeedDesk(feeds, schedule, config.limits, tally)
     roster = Roster(config.limits, config.avatars.when_full, reactor, now, users.role_of)
-    realm = ClockRealm(config.avatars.sharing, roster, desk, store, tally)
+    host = HostClock(kernel_clock(), now, local, tally)
+    realm = ClockRealm(config.avatars.sharing, roster, desk, store, host, tally)
 
     def taken(config: Config) -> None:
         roster.when_full = config.avatars.when_full
 
     service = make_realm_service(
-        realm, config, schedule, tally, reactor, now, users=users, store=store, read_config=read_config, taken=taken
+        realm,
+        config,
+        schedule,
+        tally,
+        reactor,
+        now,
+        users=users,
+        store=store,
+        host=host,
+        read_config=read_config,
+        taken=taken,
     )
     for source in sources:
         source.setServiceParent(service)
@@ -327,6 +344,7 @@ def make_realm_service(
     *,
     users: UsersFile | None = None,
     store: IAccountStore | None = None,
+    host: HostClock | None = None,
     read_config: Callable[[], Config] | None = None,
     taken: Callable[[Config], object] = lambda _: None,
 ) -> ClockService:
@@ -346,6 +364,7 @@ def make_realm_service(
         now: As for `make_service`.
         users: The accounts, loaded, if the realm knows them; else those of `config.auth`.
         store: What the realm remembers things in, if it does: opened before anything starts, closed when all has ended.
+        host: This host's clock, if the realm knows it; its steps are told to clients.
         read_config: As for `make_service`.
         taken: Is told a configuration whose limits or avatars have changed, for the realm's part in it.
 
@@ -372,6 +391,9 @@ def make_realm_service(
         accounts.challenge,
     )
     tls = _server_tls(config.tls)
+    host = host or HostClock(kernel_clock(), now, since_boot, tally)
+    host.stepped = factory.stepped
+    schedule.prelude = host.look
     reload = Reload(config, read_config or (lambda: config), taken, factory, users, tls, tally, now)
     reload.note_expiry()
     service = ClockService(factory, store or MemoryStore(), reload, tally, clock, config.server.drain)
@@ -394,6 +416,7 @@ def make_realm_service(
     for timer in (
         TimerService(SECOND, service.look, collector),
         TimerService(SECOND, reload.users),
+        TimerService(SECOND, host.attend),
         TimerService(SECOND / SWEEPS, factory.sweep),
     ):
         timer.clock = clock

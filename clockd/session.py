@@ -1,5 +1,6 @@
 """What a connection holds once it has logged in, and all that do."""
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from heapq import nsmallest
 from typing import Literal
@@ -8,11 +9,13 @@ from twisted.internet.defer import Deferred
 from twisted.internet.defer import TimeoutError as NoAnswer
 from twisted.internet.interfaces import IReactorTime
 from twisted.spread import pb
+from twisted.spread.jelly import Jellyable
 from zope.interface import implementer
 
 from clockd.avatar import ClockAvatar
 from clockd.desk import FeedDesk
 from clockd.errors import InvalidValue, NotPermitted, TooManyConnections, WrongCredentials
+from clockd.hostclock import HostClock, ServerStatus
 from clockd.interfaces import IClient, ISession
 from clockd.users import ANONYMOUS
 from clockd.values import NOTICES, Limits
@@ -29,6 +32,17 @@ REASON_LETTERS = 200
 """Longest reason for which an account is sent away."""
 
 
+class _Moment(Jellyable):
+    """The moment in which it is encoded."""
+
+    def __init__(self, now: Callable[[], float]) -> None:
+        self._now = now
+
+    def jellyFor(self, jellier: object) -> float:
+        """Return it."""
+        return self._now()
+
+
 @implementer(ISession)
 class Session(pb.Avatar):
     """One connection of an account: its place in the roster, and its hold on an avatar.
@@ -40,6 +54,7 @@ class Session(pb.Avatar):
         client: Takes the pushes.
         roster: Where all sessions are.
         desk: Where feeds are found.
+        host: This host's clock.
         left: Called once, on logout.
 
     Attributes:
@@ -52,6 +67,7 @@ class Session(pb.Avatar):
     __slots__ = (
         "_began",
         "_desk",
+        "_host",
         "_left",
         "_mark",
         "_out",
@@ -66,13 +82,20 @@ class Session(pb.Avatar):
     avatar: ClockAvatar
 
     def __init__(
-        self, account: str, client: IClient, roster: "Roster", desk: FeedDesk, left: Callable[["Session"], object]
+        self,
+        account: str,
+        client: IClient,
+        roster: "Roster",
+        desk: FeedDesk,
+        host: HostClock,
+        left: Callable[["Session"], object],
     ) -> None:
         self.account = account
         self.client = client
         self.since: float = roster.now()
         self._roster = roster
         self._desk = desk
+        self._host = host
         self._left = left
         self._began = False
         self._out = False
@@ -142,6 +165,25 @@ class Session(pb.Avatar):
     def refused_publish(self, feed: str | None) -> None:
         """Count a `publish` whose arguments are none that a call takes."""
         self._desk.refused(feed)
+
+    def perspective_exchange(self, stamp: object) -> tuple[float, float, object, float, ServerStatus]:
+        """Return what a client needs to know how far its clock is off, as in section 8 of RFC 5905.
+
+        Args:
+            stamp: When it asks, by whatever clock it likes, finite.
+
+        Returns:
+            The stamp; when the call came, and when this answer is written, Unix seconds by the host's wall clock; its
+            error is no larger than that many seconds, infinite while that is not known; and whether that is kept right.
+
+        Raises:
+            InvalidValue: The stamp is something else.
+        """
+        if type(stamp) is not int and not (type(stamp) is float and math.isfinite(stamp)):
+            raise InvalidValue("stamp is a finite number")
+        host = self._host
+        host.look()
+        return stamp, self.client.received, _Moment(self._roster.now), host.bound, host.state.status
 
     def perspective_status(self) -> dict[str, object]:
         """Return what there is to know of this connection and its account."""

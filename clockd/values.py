@@ -69,14 +69,18 @@ class Reading(Sample, frozen=True, gc=False):
 
     Attributes:
         received: When it arrived, Unix seconds by the client's own clock.
+        offset: The server's clock less the client's own then, in seconds; None while that is not known.
+        bound: The true offset differs by no more, in seconds; inf while that is not known.
     """
 
     received: float
+    offset: float | None
+    bound: float
 
     @property
     def age(self) -> float:
-        """Seconds from stamp to arrival, as far as the client's clock agrees with the server's."""
-        return self.received - self.stamp
+        """Seconds from stamp to arrival, by the server's clock; by the client's own while the offset is not known."""
+        return self.received + (self.offset or 0.0) - self.stamp
 
 
 class Account(Struct, frozen=True):
@@ -247,6 +251,25 @@ ACKNOWLEDGEMENT_BOUNDS = (
     5.0,
 )
 
+CLOCK_BOUNDS = (
+    0.0001,
+    0.00025,
+    0.0005,
+    0.001,
+    0.0025,
+    0.005,
+    0.01,
+    0.025,
+    0.05,
+    0.1,
+    0.25,
+    0.5,
+    1.0,
+    10.0,
+    60.0,
+    3600.0,
+)
+
 SKIP_REASONS = ("unacknowledged", "buffer", "unchanged", "stall")
 CLOSE_REASONS = (
     "client",
@@ -333,6 +356,11 @@ class Tally:
         store_errors: Reads and writes of the store that failed.
         unhandled_errors: Errors that reached Twisted's log; each is a bug.
         tls_expiry: When the server's certificate expires, Unix seconds; None without TLS.
+        clock_bound: The error of the host's wall clock is no larger, in seconds; infinite while that is not known.
+        clock_synchronized: Whether something keeps it right.
+        clock_steps: How often it was stepped.
+        subscriber_offset: How far the clocks of clients are off that tell it, in seconds.
+        subscriber_bound: How well these know the server's clock, in seconds, where they know it at all.
     """
 
     def __init__(self) -> None:
@@ -351,6 +379,11 @@ class Tally:
         self.store_errors = 0
         self.unhandled_errors = 0
         self.tls_expiry: float | None = None
+        self.clock_bound = math.inf
+        self.clock_synchronized = False
+        self.clock_steps = 0
+        self.subscriber_offset = Histogram(CLOCK_BOUNDS)
+        self.subscriber_bound = Histogram(CLOCK_BOUNDS)
 
     def feed(self, name: str) -> FeedTally:
         """Return the counts of one feed, made at first use."""

@@ -227,6 +227,7 @@ class PushTemplate:
         "_before",
         "_encode",
         "_one_way",
+        "_pair",
         "_sample",
         "_sample_after_request",
         "_samples",
@@ -254,6 +255,9 @@ class PushTemplate:
         self._sample = before_arguments(0, 0)
         _, _, self._sample_after_request = before_arguments(_SOME_REQUEST, 1).partition(request)
         self._answer = encode([b"answer", _SOME_REQUEST, jelly(None)]).partition(request)
+        before, between, _ = encode(jelly((_SOME_STAMP, _SOME_STAMP))).split(stamp)
+        pair = struct.Struct(f"!{len(before)}sd{len(between)}sd")
+        self._pair = len(encode(jelly(None))), pair, (before, between)
 
     def one_way(self, sample: Sample) -> bytes:
         """Return a push that wants no answer; its request number is 0.
@@ -282,6 +286,23 @@ class PushTemplate:
         """Return the answer `None` to a request, as a stock client sends it."""
         before, _, after = self._answer
         return before + self._encode(request) + after
+
+    def pair(self, answer: bytes, data: bytes) -> tuple[float, float] | None:
+        """Return the two floats that data answers to a request in place of None.
+
+        Args:
+            answer: What `answer` returns for the request.
+            data: What has come.
+
+        Returns:
+            None, if data is anything else.
+        """
+        none, pair, frame = self._pair
+        start = len(answer) - none
+        if len(data) != start + pair.size or data[:start] != answer[:start]:
+            return None
+        before, first, between, second = pair.unpack_from(data, start)
+        return (first, second) if (before, between) == frame else None
 
 
 def _number(number: int) -> bytes:

@@ -21,7 +21,9 @@ from zope.interface import implementer
 from clockd.auth import AccountChecker, IChallengeResponse
 from clockd.broker import ClockServerFactory
 from clockd.desk import FeedDesk
+from clockd.errors import UnknownMethod
 from clockd.feeds import ClockFeed, FeedTable, LatestFeed
+from clockd.hostclock import UNKNOWN, HostClock
 from clockd.interfaces import IClient
 from clockd.realm import ClockRealm, Roster
 from clockd.schedule import Schedule
@@ -48,6 +50,7 @@ class Sink:
         self.samples = []
         self.pull = None
         self.takes_notices = False
+        self.received = EPOCH
 
     def push(self, sample):
         self.samples.append(sample)
@@ -144,6 +147,13 @@ class Mind(pb.Referenceable):
         if isinstance(self.answer, Exception):
             raise self.answer
         return self.answer() if callable(self.answer) else self.answer
+
+
+class Timeless:
+    """Of what a client may call at a server that has no exchange, and says so without a traceback."""
+
+    def remote_exchange(self, stamp):
+        raise UnknownMethod("there is no such method")
 
 
 class Transport(FakeTransport):
@@ -374,6 +384,8 @@ class Rig:
         when_full: str = "reject",
     ):
         self.clock = Clock()
+        self.ahead = 0.0
+        self.kernel = UNKNOWN
         self.limits = limits or Limits()
         self.tally = Tally()
         self.tally.feed("time")
@@ -383,8 +395,9 @@ class Rig:
         self.roster = Roster(self.limits, when_full, self.clock, self.now, self.role_of)
         self.feeds = FeedTable([(ClockFeed(self.now), Rights()), *feeds(self)])
         self.schedule = Schedule(self.clock, self.tally.lateness)
+        self.host = HostClock(lambda: self.kernel, self.now, self.clock.seconds, self.tally)
         self.desk = FeedDesk(self.feeds, self.schedule, self.limits, self.tally)
-        clock_realm = ClockRealm(sharing, self.roster, self.desk, self.store, self.tally)
+        clock_realm = ClockRealm(sharing, self.roster, self.desk, self.store, self.host, self.tally)
         self.avatars = clock_realm._avatars
         self.realm = realm(clock_realm)
         accounts = AccountChecker(Users(names), None)
@@ -399,11 +412,13 @@ class Rig:
             anonymous,
             accounts.challenge,
         )
+        self.host.stepped = self.factory.stepped
+        self.schedule.prelude = self.host.look
         self.network = Network(self.factory, self.clock)
         self.peers = []
 
     def now(self):
-        return EPOCH + self.clock.seconds()
+        return EPOCH + self.clock.seconds() + self.ahead
 
     def role_of(self, name):
         return None if name in self.removed else "admin" if name in self.admins else ""

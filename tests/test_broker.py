@@ -35,7 +35,7 @@ from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
 from clockd.boundary import Boundary
-from clockd.broker import CLOSE_SECONDS, MAX_MIND_ID, SWEPT, RemoteMind, printable_address
+from clockd.broker import CLOSE_SECONDS, MAX_MIND_ID, SWEPT, TOLD, RemoteMind, printable_address
 from clockd.errors import InvalidValue, UnknownMethod
 from clockd.interfaces import IClient
 from clockd.values import Limits
@@ -1213,6 +1213,72 @@ class RecognisedAnswerTests(RigCase):
             self.assertEqual(peer.pushes().count(True), 3)
             self.assertEqual((sum(rig.tally.acknowledgement.counts), sent), (3, []))
 
+    def aware(self, *pair):
+        return encoded(self.peer.broker, [b"answer", self.broker.mind.request, [b"tuple", *pair]])
+
+    def observed(self):
+        return self.server.tally.subscriber_offset.total, self.server.tally.subscriber_bound.total
+
+    def test_what_an_aware_client_tells_is_taken_without_decoding_it(self):
+        self.server.clock.advance(0.5)
+        self.broker.dataReceived(self.aware(EPOCH + 0.75, 0.25))
+        self.assert_answered()
+        self.assertEqual((self.decoded, self.observed()), ([], (0.5, 0.25)))
+
+    def test_what_it_tells_is_the_same_when_it_comes_in_parts_or_with_something_else(self):
+        for cut in range(1, len(self.aware(EPOCH, 0.5))):
+            self.enter()
+            data = self.aware(EPOCH + 0.5, 0.25)
+            self.broker.dataReceived(data[:cut])
+            self.broker.dataReceived(data[cut:])
+            self.assert_answered()
+            self.assertEqual((len(self.decoded), self.observed()), (1, (0.5, 0.25)))
+        self.enter()
+        self.broker.dataReceived(self.setperiod(5) + self.aware(EPOCH + 0.5, 0.25))
+        self.assert_answered()
+        self.assertEqual(self.observed(), (0.5, 0.25))
+
+    def test_nonsense_about_its_clock_is_an_answer_as_any_other(self):
+        nan, inf = math.nan, math.inf
+        for pair in (
+            *((nan, 0.5), (inf, 0.5), (EPOCH, nan), (EPOCH, -1.0), (EPOCH, 0), (1, 0.5), (b"x", 0.5), (EPOCH,)),
+            *(
+                (EPOCH, b"1234567"),
+                (EPOCH, 0.5, 0.5),
+                (),
+                ([b"tuple", EPOCH], 0.5),
+                ([b"boolean", b"true"], 0.5),
+                (2**447, 0.5),
+            ),
+        ):
+            self.enter()
+            self.broker.dataReceived(self.aware(*pair))
+            self.assert_answered()
+            self.assertEqual(self.observed(), (0.0, 0.0), pair)
+        self.enter()
+        data = encoded(self.peer.broker, [b"answer", self.broker.mind.request, [b"list", EPOCH, 0.5]])
+        self.broker.dataReceived(data)
+        self.assert_answered()
+        self.assertEqual(self.observed(), (0.0, 0.0))
+
+    def test_what_is_told_with_another_number_ends_the_connection_and_is_not_counted(self):
+        for cut in (0, 3):
+            self.enter()
+            self.broker.mind.request, request = self.broker.mind.request + 1, self.broker.mind.request
+            data = self.aware(EPOCH + 0.5, 0.25)
+            self.broker.mind.request = request
+            for part in (data[:cut], data[cut:]) if cut else (data,):
+                self.broker.dataReceived(part)
+            self.assert_ended()
+            self.assertEqual(self.observed(), (0.0, 0.0))
+
+    def test_a_client_that_tells_is_compared_by_real_answers(self):
+        rig = self.rig(Limits(default_period=10))
+        rig.peer().enter(Mind(lambda: (rig.now() + 3, 0.125)))
+        rig.network.advance(50, 10)
+        offset, bound = rig.tally.subscriber_offset, rig.tally.subscriber_bound
+        self.assertEqual((sum(offset.counts), offset.total, bound.total), (6, 18.0, 0.75))
+
     def test_in_two_segments_it_is_the_same_answer(self):
         for cut in range(1, len(self.broker.mind.awaited)):
             self.enter()
@@ -1247,7 +1313,7 @@ class RecognisedAnswerTests(RigCase):
         self.assertEqual(sum(self.server.tally.acknowledgement.counts), 0)
 
     def test_another_answer_than_none_is_one_too(self):
-        for answer in ([b"tuple", 1.5, 0.25], 7, b"x", [b"unpersistable", b"x"]):
+        for answer in ([b"tuple", 1.5, 0], 7, b"x", [b"unpersistable", b"x"]):
             self.enter()
             self.broker.dataReceived(encoded(self.peer.broker, [b"answer", self.broker.mind.request, answer]))
             self.assert_answered()
@@ -1475,6 +1541,93 @@ class SweepTests(RigCase):
         self.server.sweep()
         self.assertEqual(self.probed(), [2])
         self.assertEqual(len(self.server.factory._questioned), 1)
+
+
+class StepTests(RigCase):
+    def step(self, seconds):
+        self.server.ahead += seconds
+
+    def enter(self, clients=1, period=10, takes=True, **rig):
+        self.server = self.rig(Limits(default_period=period, connections_per_account=10_000), **rig)
+        self.minds = [Mind() for _ in range(clients)]
+        self.peers = [self.server.peer().enter(mind) for mind in self.minds]
+        for peer in self.peers if takes else ():
+            peer.ask(peer.perspective, "subscribe", "server")
+
+    def notices(self, mind):
+        return [(number, stamp - EPOCH, notice["step_seconds"]) for _, number, stamp, notice in mind.samples]
+
+    def methods(self, peer):
+        """Return what was called of a client's mind, in the order it was written."""
+        return [e[3] for e in written(peer.wire.serverIO) if e[0] == b"message"]
+
+    def test_who_takes_notices_is_told_of_it_before_the_next_push(self):
+        for seconds in (3600.0, -3600.0):
+            for sharing in ("connection", "account"):
+                self.enter(2, sharing=sharing)
+                self.server.network.advance(5)
+                self.step(seconds)
+                self.server.network.advance(5)
+                for peer, mind in zip(self.peers, self.minds, strict=True):
+                    self.assertEqual(self.notices(mind), [(1, seconds + 10, seconds)])
+                    self.assertEqual(self.methods(peer), [b"notifyTime", b"notifySample", b"notifyTime"])
+                    self.assertEqual([stamp - EPOCH for stamp in mind.stamps], [0, seconds + 10])
+                self.assertEqual(self.server.tally.clock_steps, 1)
+
+    def test_who_is_pushed_to_seldom_is_told_soon(self):
+        self.enter(3 * TOLD + 1, period=1000)
+        self.step(0.5)
+        self.server.host.attend()
+        self.server.network.flush()
+        for mind in self.minds:
+            self.assertEqual((self.notices(mind), len(mind.stamps)), ([(1, 0.5, 0.5)], 1))
+
+    def test_so_many_are_told_in_a_turn(self):
+        self.enter(3 * TOLD + 1, period=1000)
+        self.step(0.5)
+        self.server.host.attend()
+        told = []
+        while self.server.factory._telling is not None:
+            self.server.factory._telling.cancel()
+            self.server.factory._tell_steps()
+            told.append(sum(b"notifySample" in self.methods(peer) for peer in self.peers))
+        self.assertEqual(told, [TOLD, 2 * TOLD, 3 * TOLD, 3 * TOLD + 1, 3 * TOLD + 1])
+
+    def test_who_takes_no_notices_is_told_nothing(self):
+        self.enter(takes=False)
+        self.step(0.5)
+        self.server.network.advance(10)
+        self.assertEqual((self.minds[0].samples, len(self.minds[0].stamps)), ([], 2))
+
+    def test_two_steps_are_told_apart_if_there_is_time_for_it(self):
+        self.enter()
+        for seconds in (1.0, -2.0):
+            self.step(seconds)
+            self.server.network.advance(10)
+        self.assertEqual([notice[2] for notice in self.notices(self.minds[0])], [1.0, -2.0])
+
+    def test_who_leaves_meanwhile_and_who_has_not_logged_in_is_none_of_those(self):
+        self.enter(2, period=1000)
+        stranger = self.server.peer()
+        self.step(0.5)
+        self.server.host.attend()
+        self.peers[0].wire.cut()
+        self.server.network.flush()
+        self.assertEqual([len(mind.samples) for mind in self.minds], [0, 1])
+        self.assertNotIn(b"notifySample", self.methods(stranger))
+
+    def test_a_server_that_stops_tells_nobody_any_more(self):
+        self.enter(period=1000)
+        self.step(0.5)
+        self.server.host.attend()
+        self.assertEqual([call.getTime() for call in self.server.clock.getDelayedCalls()], [0, 1000])
+        self.server.factory.end_all()
+        self.assertEqual([call.getTime() for call in self.server.clock.getDelayedCalls()], [1000])
+
+    def test_a_stall_is_no_step(self):
+        self.enter()
+        self.server.network.advance(100)
+        self.assertEqual((self.server.tally.clock_steps, self.minds[0].samples), (0, []))
 
 
 class AddressTests(SynchronousTestCase):

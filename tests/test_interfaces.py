@@ -14,6 +14,7 @@ from clockd.avatar import SinkSet
 from clockd.broker import ClockServerFactory, RemoteMind
 from clockd.desk import FeedDesk
 from clockd.feeds import ClockFeed, FeedTable, LatestFeed, SampledFeed
+from clockd.hostclock import UNKNOWN, HostClock
 from clockd.interfaces import IClient, IFeed, IPeerCertificate, ISession, ISink
 from clockd.logs import count_errors
 from clockd.realm import ClockRealm, Roster
@@ -31,7 +32,8 @@ class ImplementersTests(SynchronousTestCase):
         feeds = FeedTable([(ClockFeed(self.clock.seconds), Rights())])
         self.desk = FeedDesk(feeds, self.schedule, self.limits, self.tally)
         self.roster = Roster(self.limits, "reject", self.clock, self.clock.seconds, list)
-        self.realm = ClockRealm("connection", self.roster, self.desk, MemoryStore(), self.tally)
+        self.host = HostClock(lambda: UNKNOWN, self.clock.seconds, self.clock.seconds, self.tally)
+        self.realm = ClockRealm("connection", self.roster, self.desk, MemoryStore(), self.host, self.tally)
         self.mind = RemoteMind(
             None, None, None, None, self.limits, self.tally, self.clock, self.clock.seconds, self.schedule.finish_soon
         )
@@ -54,7 +56,7 @@ class ImplementersTests(SynchronousTestCase):
         self.assertTrue(verifyObject(ISink, SinkSet()))
 
     def test_a_session_is_one_and_a_perspective(self):
-        session = Session("alice", self.mind, self.roster, self.desk, list)
+        session = Session("alice", self.mind, self.roster, self.desk, self.host, list)
         self.assertTrue(verifyObject(ISession, session))
         self.assertTrue(verifyObject(pb.IPerspective, session))
 

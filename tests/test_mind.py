@@ -1,5 +1,6 @@
 """The way of a push to the socket: what asks, what is held, what is owed, and what ends a connection."""
 
+import math
 import struct
 from itertools import count
 
@@ -14,8 +15,8 @@ from zope.interface.verify import verifyObject
 from clockd.feeds import ClockFeed
 from clockd.interfaces import IClient
 from clockd.mind import RemoteMind
-from clockd.values import Limits, Sample, Tally
-from clockd.wire import PushTemplate, SampleEncoder
+from clockd.values import MAX_SECONDS, Limits, Sample, Tally
+from clockd.wire import Encoder, PushTemplate, SampleEncoder
 
 BUFFER = 65536
 
@@ -448,6 +449,156 @@ class NoticeTests(SampleCase):
         self.mind.notify({"kind": "kicked", "reason": "x"})
         self.assertEqual(self.written[1:], [self.notice(1, {"kind": "kicked", "reason": "x"})])
         self.assertEqual((self.counts.pushes, "server" in self.tally.feeds), (1, False))
+
+
+class StepTests(SampleCase):
+    def make(self, **limits):
+        super().make(**limits)
+        self.mind.take_notices()
+        self.mind.push(self.sample("c"))
+        self.mind.heard(error=False)
+        del self.written[:]
+
+    def notice(self, number, seconds):
+        notice = {"kind": "clock_step", "step_seconds": seconds}
+        return self.template.one_way(Sample("server", number, self.now(), notice))
+
+    def test_it_is_told_before_the_next_push_and_once(self):
+        self.make()
+        self.mind.stepped(-3600.0, self.now())
+        self.assertEqual(self.written, [])
+        self.push()
+        self.push()
+        self.mind.tell_step()
+        self.assertEqual(self.written, [self.notice(1, -3600.0), self.one_way(EPOCH), self.one_way(EPOCH)])
+
+    def test_or_when_it_is_its_turn(self):
+        self.make()
+        self.mind.stepped(0.5, self.now())
+        self.mind.tell_step()
+        self.push()
+        self.assertEqual(self.written, [self.notice(1, 0.5), self.one_way(EPOCH)])
+
+    def test_it_goes_out_before_samples_that_are_gathered_and_those_owed(self):
+        self.make()
+        self.mind.stepped(0.5, self.now())
+        self.firing = True
+        parts = self.push_all("ab")
+        self.finish()
+        self.assertEqual(self.written, [self.notice(1, 0.5), b"".join(parts)])
+        self.outlet.unsent = BUFFER + 1
+        self.mind.push(self.sample("a"))
+        self.mind.stepped(0.25, self.now())
+        self.outlet.unsent = 0
+        self.mind.pay()
+        self.assertEqual((self.written[2], len(self.written)), (self.notice(2, 0.25), 4))
+
+    def test_what_is_still_to_be_told_becomes_one_sum(self):
+        self.make()
+        for seconds in (1.0, -0.25):
+            self.mind.stepped(seconds, self.now())
+        self.push()
+        self.assertEqual(self.written[0], self.notice(1, 0.75))
+
+    def test_it_waits_while_too_much_is_unsent(self):
+        self.make()
+        self.mind.stepped(1.0, self.now())
+        self.outlet.unsent = BUFFER + 1
+        self.assertIs(self.push(), False)
+        self.mind.tell_step()
+        self.assertEqual(self.written, [])
+        self.outlet.unsent = BUFFER
+        self.mind.tell_step()
+        self.assertEqual(self.written, [self.notice(1, 1.0)])
+
+    def test_who_takes_no_notices_is_told_nothing_and_who_takes_them_later_nothing_of_before(self):
+        self.make()
+        self.mind.take_notices(False)
+        self.mind.stepped(1.0, self.now())
+        self.mind.take_notices()
+        self.push()
+        self.assertEqual(self.written, [self.one_way(EPOCH)])
+
+    def test_what_has_come_before_it_counts_as_come_now(self):
+        self.make()
+        self.assertEqual(self.mind.received, EPOCH)
+        self.clock.advance(5)
+        self.mind.stepped(1.0, self.now())
+        self.assertEqual(self.mind.received, EPOCH + 5)
+
+    def test_pushes_ask_no_more_often_than_without(self):
+        self.make()
+        for _ in range(3):
+            self.mind.stepped(1.0, self.now())
+            self.push()
+        self.assertIsNone(self.mind.request)
+
+
+class ToldTests(MindCase):
+    def ask(self, answered=2.0):
+        """Ask, and let the answer come so many seconds later."""
+        self.make()
+        self.push()
+        self.clock.advance(answered)
+        self.mind.received = self.now()
+
+    def seen(self):
+        offset, bound = self.tally.subscriber_offset, self.tally.subscriber_bound
+        return sum(offset.counts), offset.total, sum(bound.counts), bound.total
+
+    def test_its_clock_is_compared_with_the_middle_of_ask_and_answer(self):
+        for received, off in ((1.0, 0.0), (1.5, 0.5), (0.0, 1.0)):
+            self.ask()
+            self.mind.told(EPOCH + received, 0.25)
+            self.assertEqual(self.seen(), (1, off, 1, 0.25))
+
+    def test_a_bound_that_is_not_known_is_not_counted(self):
+        self.ask()
+        self.mind.told(EPOCH, math.inf)
+        self.assertEqual(self.seen(), (1, 1.0, 0, 0.0))
+
+    def test_nonsense_about_a_clock_is_passed_over(self):
+        for pair in ((math.nan, 0.5), (math.inf, 0.5), (-math.inf, 0.5), (EPOCH, math.nan), (EPOCH, -0.5)):
+            self.ask()
+            self.mind.told(*pair)
+            self.assertEqual(self.seen(), (0, 0.0, 0, 0.0))
+
+    def test_a_clock_that_is_off_without_end_counts_as_a_year(self):
+        for received in (1e308, -1e308):
+            self.ask()
+            self.mind.told(received, 1e308)
+            self.assertEqual(self.seen(), (1, MAX_SECONDS, 1, MAX_SECONDS))
+
+    def test_after_a_step_between_ask_and_answer_nothing_is_counted(self):
+        self.ask()
+        self.mind.stepped(1.0, self.now())
+        self.mind.told(EPOCH, 0.5)
+        self.assertEqual(self.seen(), (0, 0.0, 0, 0.0))
+        self.mind.heard(error=False)
+        self.clock.advance(10)
+        self.push()
+        self.mind.received = self.now()
+        self.mind.told(EPOCH + 12, 0.5)
+        self.assertEqual(self.seen(), (1, 0.0, 1, 0.5))
+
+    def test_with_the_answer_to_a_probe_nothing_is_told(self):
+        self.make()
+        self.clock.advance(20)
+        self.mind.sweep()
+        self.mind.told(EPOCH, 0.5)
+        self.assertEqual(self.seen(), (0, 0.0, 0, 0.0))
+
+    def test_it_is_known_by_its_bytes(self):
+        for dialect in (b"pb", b"none"):
+            self.make(dialect)
+            answer = Encoder(dialect).encode([b"answer", 41, [b"tuple", EPOCH, 0.5]])
+            self.assertIs(self.mind.tells(answer), False)
+            self.push()
+            for other in (answer[:-1], answer + b"x", self.template.answer(41), b""):
+                self.assertIs(self.mind.tells(other), False)
+            self.assertIs(self.mind.tells(answer), True)
+            self.assertEqual(self.seen(), (1, 0.0, 1, 0.5))
+            self.assertEqual(self.mind.request, 41)
 
 
 class BufferTests(MindCase):

@@ -126,6 +126,35 @@ class ScheduleTestCase(SynchronousTestCase):
         return sum(len(phase.movers) for _, _, phase in self.schedule._firings)
 
 
+class PreludeTests(ScheduleTestCase):
+    def setUp(self):
+        super().setUp()
+        self.order = []
+        self.schedule.prelude = lambda: self.order.append("prelude")
+
+    def test_it_comes_before_the_calls_of_each_firing_and_at_no_other_time(self):
+        for name in "ab":
+            self.join(1.0, during=lambda name=name: self.order.append(name))
+        self.assertEqual(self.order, [])
+        for _ in range(2):
+            self.clock.run(1.0)
+        self.assertEqual([name for name in self.order if name == "prelude"], ["prelude"] * 2)
+        self.assertEqual((self.order[0], sorted(self.order[1:3]), self.order[3]), ("prelude", ["a", "b"], "prelude"))
+
+    def test_if_it_raises_the_calls_are_made_all_the_same(self):
+        self.schedule.prelude = lambda: 1 / 0
+        member = self.join(1.0)
+        self.clock.run(2.0)
+        self.assertEqual((len(member.calls), len(self.flushLoggedErrors(ZeroDivisionError))), (2, 2))
+
+    def test_it_comes_before_calls_that_are_made_for_others_to_give_way(self):
+        self.join(1.0, during=lambda: self.order.append("a"))
+        self.schedule.catch_up()
+        self.clock.sleep(1.5)
+        self.schedule.catch_up()
+        self.assertEqual(self.order, ["prelude", "a"])
+
+
 class SpreadTests(SynchronousTestCase):
     def test_it_is_the_van_der_corput_sequence(self):
         first = [0.0, 0.5, 0.25, 0.75, 0.125, 0.625, 0.375, 0.875]

@@ -24,6 +24,7 @@ from zope.interface.verify import verifyObject
 
 from clockd.config import Auth, Config, Metrics, Server, Tls
 from clockd.errors import CannotListen, Misconfigured, UsersFileError
+from clockd.hostclock import UNKNOWN, HostClock
 from clockd.interfaces import ISession
 from clockd.reload import EXPIRY_SECONDS
 from clockd.schedule import Schedule
@@ -99,7 +100,7 @@ class ServiceCase(SynchronousTestCase):
         sections.setdefault("auth", Auth(users=str(self.users)))
         sections.setdefault("server", Server(state=""))
         self.config = Config(**sections)
-        self.service = make_service(self.config, self.reactor, self.now, lambda: self.config)
+        self.service = make_service(self.config, self.reactor, self.now, lambda: self.config, self.reactor.seconds)
         return self.service
 
     def start(self, **sections):
@@ -130,6 +131,20 @@ class StartTests(ServiceCase):
         )
         self.assertIsNone(service.trouble())
         self.assertTrue(verifyObject(IService, service))
+
+    def test_its_clock_is_looked_at_once_a_second_and_steps_are_told(self):
+        ahead = 0.0
+        self.now = lambda: EPOCH + self.reactor.seconds() + ahead
+        service = self.start(limits=Limits(default_period=1000))
+        mind = Mind()
+        peer = self.peer()
+        peer.perspective = peer.login(mind, secret=self.secret)
+        peer.ask(peer.perspective, "subscribe", "server")
+        ahead = -3600.0
+        self.network.advance(1)
+        self.assertEqual([sample[3] for sample in mind.samples], [{"kind": "clock_step", "step_seconds": -3600.0}])
+        self.assertEqual((service.tally.clock_steps, len(mind.stamps)), (1, 1))
+        self.assertEqual(peer.ask(peer.perspective, "exchange", 1.5)[1:3], (EPOCH - 3599, EPOCH - 3599))
 
     def test_a_client_logs_in_and_is_pushed_the_time(self):
         self.start(limits=Limits(default_period=2))
@@ -194,7 +209,8 @@ class RealmTests(ServiceCase):
         self.own, tally = Own(), Tally()
         tally.feed("own")
         self.schedule = Schedule(self.reactor, tally.lateness)
-        return make_realm_service(self.own, config, self.schedule, tally, self.reactor, self.now)
+        host = HostClock(lambda: UNKNOWN, self.now, self.reactor.seconds, tally)
+        return make_realm_service(self.own, config, self.schedule, tally, self.reactor, self.now, host=host)
 
     def enter(self):
         peer, mind = self.peer(), Mind()

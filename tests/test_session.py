@@ -2,10 +2,13 @@
 
 import math
 
-from doubles import EPOCH, Mind, Rig, RigCase, Sink, push_feeds
+from doubles import EPOCH, Mind, Rig, RigCase, Sink, encoded, push_feeds
+from twisted.internet.defer import Deferred
+from twisted.spread.jelly import jelly
 from twisted.trial.unittest import SynchronousTestCase
 
 from clockd.errors import TooManyConnections, WrongCredentials
+from clockd.hostclock import DRIFT, ClockState
 from clockd.session import MOST_TOLD, REASON_LETTERS, Session
 from clockd.values import Limits, Rights
 
@@ -20,7 +23,7 @@ class RosterCase(SynchronousTestCase):
     def session(self, account="alice"):
         sink = Sink()
         sink.take_notices()
-        return Session(account, sink, self.rig.roster, self.rig.desk, lambda _: None)
+        return Session(account, sink, self.rig.roster, self.rig.desk, self.rig.host, lambda _: None)
 
     def admit(self, account="alice"):
         session = self.session(account)
@@ -69,6 +72,81 @@ class RosterTests(RosterCase):
             roster.leave(session)
             roster.leave(self.session("bob"))
         self.assertEqual(list(roster), [other])
+
+
+class ExchangeTests(RigCase):
+    def enter(self, **rig):
+        self.server = self.rig(Limits(default_period=1000), **rig)
+        self.mind = Mind()
+        self.peer = self.server.peer().enter(self.mind)
+
+    def exchange(self, *stamp):
+        return self.peer.ask(self.peer.perspective, "exchange", *stamp)
+
+    def test_it_returns_the_stamp_two_moments_and_what_the_kernel_says(self):
+        for sharing in ("connection", "account"):
+            self.enter(sharing=sharing)
+            self.server.clock.advance(3)
+            self.server.kernel = ClockState("synchronized", 0.25, 37)
+            self.server.host.attend()
+            self.server.clock.advance(2)
+            for stamp in (12.5, -7, 0, 5e-324, 2**447):
+                answer = self.exchange(stamp)
+                self.assertEqual(answer, (stamp, EPOCH + 5, EPOCH + 5, 0.25 + 2 * DRIFT, "synchronized"))
+                self.assertIs(type(answer[0]), type(stamp))
+
+    def test_while_the_kernel_says_nothing_the_bound_is_infinite(self):
+        self.enter()
+        self.assertEqual(self.exchange(1.5), (1.5, EPOCH, EPOCH, math.inf, "unknown"))
+
+    def test_the_second_moment_is_that_of_the_answer_s_encoding(self):
+        rig = self.rig()
+        session = Session("alice", Sink(), rig.roster, rig.desk, rig.host, lambda _: None)
+        session.client.received = EPOCH - 4
+        rig.clock.advance(1)
+        answer = session.perspective_exchange(1.5)
+        rig.clock.advance(2)
+        self.assertEqual(jelly(answer)[:4], [b"tuple", 1.5, EPOCH - 4, EPOCH + 3])
+
+    def test_the_first_moment_is_that_of_the_call_s_last_byte(self):
+        self.enter()
+        call = [b"message", 9, self.peer.perspective.luid, b"exchange", 1, [b"tuple", 1.5], [b"dictionary"]]
+        data = encoded(self.peer.broker, call)
+        answers = []
+        self.peer.broker.waitingForAnswers[9] = Deferred().addBoth(answers.append)
+        self.peer.raw(data[:-1])
+        self.server.clock.advance(3)
+        received = self.peer.server.mind.received
+        self.peer.raw(data[-1:])
+        self.assertEqual((received, answers[0][1]), (EPOCH, EPOCH + 3))
+
+    def test_each_connection_of_an_account_has_its_own(self):
+        self.enter(sharing="account")
+        other = self.server.peer().enter(Mind())
+        self.server.clock.advance(3)
+        self.assertEqual(self.exchange(1.5)[1], EPOCH + 3)
+        self.assertEqual((self.peer.server.mind.received, other.server.mind.received), (EPOCH + 3, EPOCH))
+
+    def test_what_is_no_stamp_is_refused(self):
+        self.enter()
+        for stamp in (math.nan, math.inf, -math.inf, True, None, "1.5", b"1.5", [1.5], (1.5,), {1: 1.5}, self.mind):
+            self.assert_failed(self.exchange(stamp), "InvalidValue")
+        self.assert_failed(self.exchange(), "InvalidValue")
+        self.assert_failed(self.exchange(1.5, 2.5), "InvalidValue")
+        self.assertEqual(self.exchange(1.5)[0], 1.5)
+
+    def test_a_step_is_found_before_the_answer_and_its_moments_are_those_after_it(self):
+        self.enter()
+        self.peer.ask(self.peer.perspective, "subscribe", "server")
+        self.peer.server.mind.received = EPOCH - 100  # as if it had come just before the step
+        self.server.ahead = -3600.0
+        self.server.kernel = ClockState("unsynchronized", math.inf, None)
+        session = next(iter(self.server.roster))
+        answer = jelly(session.perspective_exchange(1.5))
+        self.assertEqual(answer[2:5], [EPOCH - 3600, EPOCH - 3600, math.inf])
+        self.assertEqual(answer[5], [b"unicode", b"unsynchronized"])
+        self.server.network.flush()
+        self.assertEqual(self.mind.samples[0][3], {"kind": "clock_step", "step_seconds": -3600.0})
 
 
 class ReplaceTests(RosterCase):

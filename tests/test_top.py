@@ -6,7 +6,7 @@ import pty
 import signal
 import termios
 
-from doubles import EPOCH, SECRET, Network
+from doubles import EPOCH, SECRET, Network, Timeless
 from rich.console import Console
 from twisted.cred.credentials import UsernamePassword
 from twisted.internet.defer import CancelledError, Deferred, fail, succeed
@@ -16,6 +16,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from clockd.client import ClockClient, Presence
 from clockd.errors import NotConnected, NotPermitted, ServerFault
+from clockd.link import Way
 from clockd.top import BROAD, PATIENCE_SECONDS, SORTS, Lines, Look, Page, Screen, json_of, look_again, silent, text_of
 
 ROW = {
@@ -34,7 +35,7 @@ def presence(**kwargs):
     return Presence(**ROW | kwargs)
 
 
-class Perspective(pb.Referenceable):
+class Perspective(Timeless, pb.Referenceable):
     """Answers as it is told, and remembers what it was asked."""
 
     def __init__(self, answer):
@@ -82,7 +83,8 @@ class AdministrationTests(SynchronousTestCase):
         factory.noisy = False
         network = Network(factory, clock)
         credentials = UsernamePassword(b"alice", SECRET.encode())
-        client = ClockClient(network, "tcp:clock.example:8787", credentials, 10, clock, lambda: EPOCH)
+        way = Way(network, "tcp:clock.example:8787", credentials, 10, clock, clock.seconds)
+        client = ClockClient(way, lambda: EPOCH, 50e-6)
 
         async def program():
             async with client:

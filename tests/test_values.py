@@ -50,7 +50,7 @@ class FrozenTests(SynchronousTestCase):
     def test_values_cannot_be_changed(self):
         for value, field in (
             (Sample("time", None, 1.0, 1.0), "stamp"),
-            (Reading("time", None, 1.0, 1.0, 2.0), "received"),
+            (Reading("time", None, 1.0, 1.0, 2.0, None, math.inf), "received"),
             (Account("alice", "secret", bytes(16)), "verifier"),
             (Retained(1, 2.0, b""), "stamp"),
         ):
@@ -62,7 +62,8 @@ class FrozenTests(SynchronousTestCase):
         self.assertNotEqual(Sample("time", None, 1.0, 1.0), Sample("time", None, 2.0, 1.0))
 
     def test_the_age_of_a_reading_runs_from_stamp_to_arrival(self):
-        self.assertEqual(Reading("time", None, 100.0, 100.0, 100.25).age, 0.25)
+        self.assertEqual(Reading("time", None, 100.0, 100.0, 100.25, None, math.inf).age, 0.25)
+        self.assertEqual(Reading("time", None, 100.0, 100.0, 100.25, -0.125, 0.001).age, 0.125)
 
 
 class LimitsTests(SynchronousTestCase):

@@ -18,6 +18,7 @@ from clockd.auth import IChallengeResponse
 from clockd.broker import ClockServerFactory
 from clockd.desk import FeedDesk
 from clockd.feeds import ClockFeed, FeedTable
+from clockd.hostclock import UNKNOWN, HostClock
 from clockd.logs import count_errors
 from clockd.monotonic import make_monotonic
 from clockd.realm import ClockRealm, Roster
@@ -74,7 +75,8 @@ async def main():
         schedule = Schedule(reactor, tally.lateness)
         feeds = FeedTable([(ClockFeed(lambda: 0.0), Rights())])
         desk = FeedDesk(feeds, schedule, Limits(), tally)
-        realm = SlowRealm("connection", roster, desk, MemoryStore(), tally)
+        host = HostClock(lambda: UNKNOWN, time.time, time.time, tally)
+        realm = SlowRealm("connection", roster, desk, MemoryStore(), host, tally)
         realm.seconds = realm_seconds
         portal = Portal(realm, [checker])
         factory = ClockServerFactory(portal, schedule, Limits(), tally, reactor, time.time, False, lambda *_: bytes(16))

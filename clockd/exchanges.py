@@ -1,0 +1,113 @@
+"""When a client asks its server for the time: the exchanges of one connection.
+
+Rules of this module: at most one exchange is under way, and none outlives its connection.
+"""
+
+from collections.abc import Callable
+from typing import Any, cast, get_args
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+
+from clockd.errors import InvalidValue, NotConnected, Refused
+from clockd.link import Link
+from clockd.timekeeper import EXCHANGE_SECONDS, ServerStatus, Timekeeper
+
+FIRST_PAUSES = (0.0, 0.05, 0.05, 0.1)
+"""Seconds before each of the first exchanges; of so many, one is likely to meet no delay."""
+
+SPREAD = 0.1
+"""By how much of it, more or less, chance changes the time between two exchanges, so that clients do not flock."""
+
+HERD_SECONDS = 0.5
+"""All clients of a server hear of a step at one moment; each exchanges within so many seconds."""
+
+STATUSES = get_args(ServerStatus)
+
+_log = Logger()  # of a class it would name the connection in each event, and events are kept until somebody logs
+
+
+class Exchanges:
+    """The exchanges of one connection.
+
+    Args:
+        link: The connection.
+        timekeeper: What is told of them, and says when one is wanted.
+        reactor: Measures the time between them.
+        chance: Returns a number between two others.
+        noticed: Called when an exchange has been told of.
+    """
+
+    def __init__(
+        self,
+        link: Link,
+        timekeeper: Timekeeper,
+        reactor: IReactorTime,
+        chance: Callable[[float, float], float],
+        noticed: Callable[[], object],
+    ) -> None:
+        self._link = link
+        self._timekeeper = timekeeper
+        self._reactor = reactor
+        self._chance = chance
+        self._noticed = noticed
+        self._rest: Any = None  # the IDelayedCall that ends the rest there is, if there is one
+
+    async def run(self) -> None:
+        """Exchange now and then, until the server proves to have no exchange."""
+        pauses = iter(FIRST_PAUSES)
+        try:
+            while True:
+                await self._rested(self._pause(next(pauses, None)))
+                await self._exchange()
+        except Refused as error:
+            _log.debug("no exchange with {endpoint}: {error}", endpoint=self._link.endpoint, error=str(error))
+
+    def hasten(self) -> None:
+        """Have the next exchange as early as the timekeeper wants it."""
+        rest = self._rest
+        if self._timekeeper.wanted and rest is not None and rest.active():
+            seconds = self._pause(None)
+            if self._reactor.seconds() + seconds < rest.getTime():
+                rest.reset(seconds)
+
+    def _pause(self, usual: float | None) -> float:
+        """Return how many seconds to rest."""
+        if self._timekeeper.wanted:
+            return 0.0 if self._timekeeper.hurry else self._chance(0.0, HERD_SECONDS)
+        return EXCHANGE_SECONDS * self._chance(1 - SPREAD, 1 + SPREAD) if usual is None else usual
+
+    async def _rested(self, seconds: float) -> None:
+        rested: Deferred[None] = Deferred(lambda _: self._rest.cancel())
+        self._rest = self._reactor.callLater(seconds, rested.callback, None)
+        await rested
+
+    async def _exchange(self) -> None:
+        """Exchange once; an answer that does not come, or cannot be true, is none.
+
+        Raises:
+            Refused: The server answers with an error.
+        """
+        begun = self._timekeeper.begin()
+        try:
+            answer, arrived = await self._link.exchange(begun.stamp)
+        except NotConnected:
+            return
+        try:
+            self._timekeeper.answered(begun, *_told(answer), arrived)
+        except InvalidValue as error:
+            _log.debug("an exchange with {endpoint}: {error}", endpoint=self._link.endpoint, error=str(error))
+        self._noticed()
+
+
+def _told(answer: object) -> tuple[float, float, float, ServerStatus]:
+    """Return what a server answers: when the question had arrived and the answer went, its clock's error and status.
+
+    Raises:
+        InvalidValue: The answer is no such thing.
+    """
+    match answer:
+        case [_, float() as received, float() as transmitted, float() as bound, str() as status]:
+            return received, transmitted, bound, cast("ServerStatus", status if status in STATUSES else "unknown")
+    raise InvalidValue("the answer is none of an exchange")
