@@ -243,7 +243,7 @@ def ntp_clients(place: Place, port: int) -> list[Knowledge]:
         seconds = SPACING * (STAGES - 1)
         chronyd = chronyd_runs(place, port, seconds)
         rfc = [(offset, bound) for offset, bound in answer(program)]
-    return [chronyd, Knowledge("RFC 5905, clock filter of eight", len(rfc), seconds, rfc)]
+    return [chronyd, Knowledge("RFC 5905, our own: eight exchanges", len(rfc), seconds, rfc)]
 
 
 def chronyd_runs(place: Place, port: int, seconds: float) -> Knowledge:
@@ -258,7 +258,7 @@ def chronyd_runs(place: Place, port: int, seconds: float) -> Knowledge:
             for run in runs:
                 run.ended()
         took = median(run.took for run in runs)
-        return Knowledge("chronyd -Q, iburst", len(runs), took, [run.found() for run in runs], promised=False)
+        return Knowledge("chronyd -Q: three exchanges", len(runs), took, [run.found() for run in runs], promised=False)
     finally:
         for run in runs:
             run.program.stop()
