@@ -701,7 +701,7 @@ class ClockClient:
         """Tell the program if the timekeeper has noticed a step."""
         if self._timekeeper.steps != self._steps:
             self._steps = self._timekeeper.steps
-            by = f" by {seconds:+g} s" if isinstance(seconds, float) and math.isfinite(seconds) else ""
+            by = f" by {seconds:+.6f} s" if isinstance(seconds, float) and math.isfinite(seconds) else ""
             self._announce("step", f"the server's clock was set{by}")
 
     def _announce(self, kind: Literal["connected", "lost", "draining", "step"], text: str) -> None:

@@ -67,8 +67,10 @@ class Exchanges:
     def hasten(self) -> None:
         """Have the next exchange as early as the timekeeper wants it."""
         rest = self._rest
-        if rest is not None and rest.active():
-            rest.reset(min(self._pause(0.0), rest.getTime() - self._reactor.seconds()))
+        if self._timekeeper.wanted and rest is not None and rest.active():
+            seconds = self._pause(None)
+            if self._reactor.seconds() + seconds < rest.getTime():
+                rest.reset(seconds)
 
     def _pause(self, usual: float | None) -> float:
         """Return how many seconds to rest."""

@@ -145,7 +145,8 @@ class OffsetEstimator:
             self._lower, self._upper, self._begun = -math.inf, math.inf, exchange.arrived
         self._take(*limits, exchange.arrived)
         lowest, highest = self._range(exchange.arrived)
-        if lowest - highest <= self._rounding:
+        expected, self._expected_lower = self._expected_lower - self._drift * exchange.arrived, -math.inf
+        if max(lowest, expected) - highest <= self._rounding:
             return True
         self.forget()
         self._take(*limits, exchange.arrived)
@@ -216,7 +217,6 @@ class OffsetEstimator:
         self._upper = min(self._upper, upper)
         self._rounding = max(self._rounding, rounding)
         self._newest = max(self._newest, arrived)
-        self._expected_lower = -math.inf
 
 
 def _check(stamp: float) -> None:

@@ -21,6 +21,7 @@ from zope.interface import implementer
 from clockd.auth import AccountChecker, IChallengeResponse
 from clockd.broker import ClockServerFactory
 from clockd.desk import FeedDesk
+from clockd.errors import UnknownMethod
 from clockd.feeds import ClockFeed, FeedTable, LatestFeed
 from clockd.hostclock import UNKNOWN, HostClock
 from clockd.interfaces import IClient
@@ -146,6 +147,13 @@ class Mind(pb.Referenceable):
         if isinstance(self.answer, Exception):
             raise self.answer
         return self.answer() if callable(self.answer) else self.answer
+
+
+class Timeless:
+    """Of what a client may call at a server that has no exchange, and says so without a traceback."""
+
+    def remote_exchange(self, stamp):
+        raise UnknownMethod("there is no such method")
 
 
 class Transport(FakeTransport):

@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 
 from certificates import HOST, Certified, Chain
-from doubles import EPOCH, SECRET, Broken, Mind, Network, RigCase, Users, clockd_logs
+from doubles import EPOCH, SECRET, Broken, Mind, Network, RigCase, Timeless, Users, clockd_logs
 from twisted.cred.checkers import InMemoryUsernamePasswordDatabaseDontUse
 from twisted.cred.credentials import UsernamePassword
 from twisted.cred.error import UnauthorizedLogin
@@ -25,7 +25,7 @@ from zope.interface import implementer
 
 from clockd.auth import CertificateChecker
 from clockd.certificate import ServerTLS
-from clockd.client import ClientTLS, ClockClient, connect
+from clockd.client import ClientTLS, ClockClient, Standing, TimeInterval, connect
 from clockd.errors import (
     ConnectionFailed,
     InvalidPeriod,
@@ -33,6 +33,7 @@ from clockd.errors import (
     Kicked,
     NotConnected,
     NotPermitted,
+    Overflow,
     ReactorConflict,
     Replaced,
     ServerFault,
@@ -44,6 +45,7 @@ from clockd.errors import (
     WrongCredentials,
 )
 from clockd.feeds import LatestFeed
+from clockd.hostclock import UNKNOWN, ClockState
 from clockd.link import ALIVE_SECONDS, CLOSE_SECONDS, Way, typed
 from clockd.transport import TLSFactory
 from clockd.values import Limits, Rights
@@ -73,7 +75,7 @@ class ClientCase(RigCase):
     def client(self, secret=SECRET, name="alice"):
         credentials = UsernamePassword(name.encode(), secret.encode())
         way = Way(self.network, ENDPOINT, credentials, TIMEOUT, self.clock, self.clock.seconds)
-        client = ClockClient(way, lambda: self.server.now() + 0.5, 50e-6)
+        client = ClockClient(way, lambda: EPOCH + self.clock.seconds() + 0.5, 50e-6)
         self.addCleanup(self.leave, client)
         return client
 
@@ -217,7 +219,8 @@ class SamplesTests(ClientCase):
         self.assertEqual(
             (reading.feed, reading.stamp, reading.value, reading.sequence), ("time", EPOCH + 2, EPOCH + 2, None)
         )
-        self.assertEqual((reading.received, reading.age), (EPOCH + 2.5, 0.5))
+        self.assertEqual(reading.received, EPOCH + 2.5)
+        self.assertAlmostEqual(reading.age, 0.0, 3)  # this host's clock is known to be half a second ahead
 
     def test_the_newest_sample_wins(self):
         samples = self.entered().samples()
@@ -1345,7 +1348,7 @@ class SentAwayTests(NoticeCase):
 class OddNoticeTests(ClientCase):
     """Servers that are not ours, and what they send as notices."""
 
-    class Root(pb.Root):
+    class Root(Timeless, pb.Root):
         """Takes every login, and answers it and what comes then as the test says.
 
         Args:
@@ -1849,7 +1852,7 @@ class OtherServerTests(ClientCase):
     def lying(self, granted=1.0, perspective=True):
         """Enter a client of a server that takes every login; returns it, the Deferred of that, and the server."""
 
-        class Perspective(pb.Referenceable):
+        class Perspective(Timeless, pb.Referenceable):
             def remote_setperiod(self, period, feed):
                 return granted
 
@@ -1922,7 +1925,7 @@ class OtherServerTests(ClientCase):
                 self.mind = mind
                 return Old()
 
-        class Old(pb.Referenceable):
+        class Old(Timeless, pb.Referenceable):
             def remote_subscribe(self, *_):
                 raise UnknownMethod("there is no such method")
 
@@ -1973,3 +1976,280 @@ class OtherServerTests(ClientCase):
         self.entered()
         self.network.advance(10 * ALIVE_SECONDS, 1)
         self.assertEqual((self.network.attempts, self.server.tally.authenticated), (1, 1))
+
+
+class ClockTests(ClientCase):
+    """What a client knows of the time; its own clock is half a second ahead of the server's."""
+
+    def setUp(self):
+        self.start(Limits(default_period=2))
+
+    def start(self, *args, **kwargs):
+        super().start(*args, **kwargs)
+        self.synchronize(ClockState("synchronized", 0.25, 37))
+
+    def synchronize(self, state):
+        self.server.kernel = state
+        self.server.host.attend()
+
+    def settled(self):
+        """Return an entered client that has had its first exchanges."""
+        client = self.entered()
+        self.network.advance(0.25, 0.05)
+        return client
+
+    def true(self, client):
+        """Return whether the interval contains the server's time, and is finite."""
+        now = client.now()
+        return now.earliest <= self.server.now() <= now.latest and now.bound < math.inf
+
+    def test_before_it_is_entered_nothing_is_known(self):
+        client = self.client()
+        self.assertEqual(client.now(), TimeInterval(-math.inf, math.inf, "unknown", None, math.inf))
+        self.assertEqual((client.before(1e300), client.after(-1e300), client.round_trip), (False, False, None))
+
+    def test_the_time_is_the_server_s(self):
+        client = self.settled()
+        now = client.now()
+        self.assertTrue(self.true(client))
+        self.assertAlmostEqual(now.offset, -0.5, 4)
+        self.assertLess(now.bound, 0.001)
+        self.assertEqual((now.status, client.round_trip), ("synchronized", 0.0))
+
+    def test_utc_is_as_uncertain_as_the_server_in_addition(self):
+        client = self.settled()
+        self.assertTrue(0.25 <= client.now(utc=True).bound < 0.252)
+        self.synchronize(UNKNOWN)
+        self.network.advance(9, 1)
+        self.assertEqual((client.now(utc=True).bound, client.now().status), (math.inf, "unknown"))
+        self.assertTrue(self.true(client))
+
+    def test_before_and_after_are_certain(self):
+        client = self.settled()
+        time = self.server.now()
+        self.assertEqual((client.before(time + 0.001), client.after(time - 0.001)), (True, True))
+        self.assertEqual((client.before(time), client.after(time)), (False, False))
+        self.assertEqual((client.before(time - 0.001), client.after(time + 0.001)), (False, False))
+        self.assertEqual((client.before(time + 0.1, utc=True), client.after(time - 0.1, utc=True)), (False, False))
+        self.assertEqual((client.before(time + 0.3, utc=True), client.after(time - 0.3, utc=True)), (True, True))
+
+    def test_a_reading_knows_how_far_the_clock_was_off_when_it_arrived(self):
+        client = self.settled()
+        samples = client.samples()
+        self.next(samples)
+        waiting = self.ask(anext(samples))
+        self.network.advance(2)
+        reading = self.successResultOf(waiting)
+        self.assertAlmostEqual(reading.offset, -0.5, 3)
+        self.assertLess(reading.bound, 0.001)
+        self.assertAlmostEqual(reading.age, 0.0, 3)
+
+    def test_before_the_first_exchange_a_reading_does_not(self):
+        reading = self.successResultOf(self.ask(anext(self.entered().samples())))
+        self.assertEqual((reading.offset, reading.bound, reading.age), (None, math.inf, 0.5))
+
+    def test_without_a_connection_what_is_known_holds_and_widens(self):
+        client = self.settled()
+        self.network.down = Refused()
+        self.lose()
+        bound = client.now().bound
+        self.network.advance(100, 1)
+        now = client.now()
+        self.assertEqual(now.status, "holdover")
+        self.assertAlmostEqual(now.bound - bound, 100 * 50e-6, 4)
+        self.assertTrue(self.true(client))
+
+    def test_the_next_connection_may_be_to_another_server(self):
+        client = self.settled()
+        self.lose()
+        self.server.host.stepped = lambda _: None
+        self.server.ahead = 3600.0
+        self.network.advance(1.5, 0.05)
+        self.assertTrue(client.connected)
+        self.assertTrue(self.true(client))
+        self.assertEqual(client.now().status, "synchronized")
+
+    def test_a_step_that_the_server_tells_of_is_told_to_the_program(self):
+        client = self.settled()
+        events, samples = client.events(), client.samples()
+        for step in (0.125, -3600.0):
+            self.server.ahead += step
+            self.server.host.look()
+            while not self.clock.seconds() % 2 < 0.01:
+                self.network.advance(0.01)
+            event = self.successResultOf(self.ask(anext(events)))
+            self.assertEqual((event.kind, event.text), ("step", f"the server's clock was set by {step:+.6f} s"))
+            self.network.advance(0.5, 0.05)
+            self.assertTrue(self.true(client))
+        self.successResultOf(self.ask(anext(samples)))
+
+    def test_between_the_notice_and_the_next_exchange_nothing_is_known(self):
+        client = self.settled()
+        self.server.host.stepped(10.0)
+        self.server.ahead += 10.0
+        self.network.wires[0].frozen = True
+        self.assertTrue(client.now().bound < math.inf)
+        self.network.wires[0].frozen = False
+        self.network.advance(1.75)
+        self.assertEqual(client.now().bound, math.inf)
+
+    def test_a_step_that_a_push_proves_is_followed_by_an_exchange_at_once(self):
+        client = self.settled()
+        events = client.events()
+        self.server.host.stepped = lambda _: None
+        self.server.ahead = 100.0
+        self.network.advance(1.75)
+        self.assertTrue(self.true(client))
+        event = self.successResultOf(self.ask(anext(events)))
+        self.assertEqual((event.kind, event.text), ("step", "the server's clock was set"))
+
+    def test_a_step_that_an_exchange_proves_is_told_too(self):
+        client = self.settled()
+        self.successResultOf(self.ask(client.unsubscribe("time")))
+        events = client.events()
+        self.server.host.stepped = lambda _: None
+        self.server.ahead = -100.0
+        self.network.advance(9, 1)
+        self.assertTrue(self.true(client))
+        self.assertEqual(self.successResultOf(self.ask(anext(events))).kind, "step")
+
+    def test_a_push_that_asks_is_answered_with_the_clock_and_its_bound(self):
+        self.settled()
+        offsets, bounds = self.server.tally.subscriber_offset, self.server.tally.subscriber_bound
+        # the first push came before the first exchange
+        self.assertEqual((sum(offsets.counts), sum(bounds.counts)), (1, 0))
+        self.network.advance(40, 1)
+        self.assertGreater(sum(offsets.counts), 1)
+        self.assertEqual(sum(bounds.counts), sum(offsets.counts) - 1)
+        self.assertAlmostEqual(offsets.total / sum(offsets.counts), 0.5, 3)
+        self.assertLess(bounds.total, 0.01)
+
+    def test_a_server_without_exchange_is_no_fault(self):
+        for network in (self.without_exchange(), self.without_exchange()):
+            self.network = network
+            client = self.entered()
+            self.network.advance(30, 1)
+            self.assertTrue(client.connected)
+            self.assertEqual((client.now().bound, client.round_trip), (math.inf, None))
+
+    def without_exchange(self):
+        class Root(Timeless, pb.Root):
+            def remote_login(self, name):
+                return b"challenge", self
+
+            def remote_respond(self, response, mind):
+                return self
+
+            def remote_subscribe(self, feed):
+                return 0.0
+
+        return Network(pb.PBServerFactory(Root()), self.clock)
+
+    def test_an_error_of_ours_ends_the_client_and_is_told(self):
+        client = self.entered()
+        samples = client.samples()
+        self.next(samples)
+        waiting = self.ask(anext(samples))
+        client._timekeeper.begin = lambda: 1 / 0
+        self.network.advance(10, 1)
+        self.failureResultOf(waiting, ZeroDivisionError)
+        self.assertEqual((client.connected, client.trouble), (False, "division by zero"))
+
+    def test_the_server_tells_of_the_connection(self):
+        client = self.entered()
+        self.assertEqual(
+            self.successResultOf(self.ask(client.status())), Standing("alice", 1, {"time": 2.0}, 1, 0, EPOCH)
+        )
+
+    def test_an_overflow_policy_that_is_none_is_told(self):
+        self.assertRaises(ValueError, self.entered().samples, overflow="oldest")
+
+    def test_who_wants_to_know_is_told_of_samples_that_were_replaced(self):
+        samples = self.entered().samples(overflow="error")
+        self.next(samples)
+        self.network.advance(6, 2)
+        self.failureResultOf(self.ask(anext(samples)), Overflow)
+        self.assertEqual(self.next(samples), 6)
+
+
+class EventTests(ClientCase):
+    def kinds(self, events):
+        """Return the kinds and texts of the events that wait."""
+        found = []
+        while events._arrived:
+            found.append(self.successResultOf(self.ask(anext(events))))
+        return [(event.kind, event.text) for event in found]
+
+    def test_a_client_that_was_not_entered_has_no_events(self):
+        client = self.client()
+        self.assertRaises(NotConnected, client.events)
+        self.assertEqual((client.connected, client.trouble), (False, f"no connection to {ENDPOINT} yet"))
+
+    def test_a_connection_lost_and_made_again(self):
+        client = self.entered()
+        self.assertEqual((client.connected, client.trouble), (True, None))
+        events = client.events()
+        self.lose()
+        lost = f"the connection to {ENDPOINT} was lost"
+        self.assertEqual((client.connected, client.trouble), (False, lost))
+        self.network.advance(1.5)
+        self.assertEqual((client.connected, client.trouble), (True, None))
+        self.assertEqual(self.kinds(events), [("lost", lost), ("connected", f"connected to {ENDPOINT}")])
+
+    def test_an_event_has_its_time(self):
+        client = self.entered()
+        events = client.events()
+        self.network.advance(5)
+        self.lose()
+        self.assertEqual(self.successResultOf(self.ask(anext(events))).at, EPOCH + 5.5)
+
+    def test_while_nobody_is_there_the_trouble_is_why(self):
+        client = self.entered()
+        self.network.down = Refused()
+        self.lose()
+        self.network.advance(1.5)
+        self.assertIn("Connection was refused by other side", client.trouble)
+        self.network.down = None
+        self.network.advance(5, 0.5)
+        self.assertIsNone(client.trouble)
+
+    def test_a_server_that_answers_no_more_is_the_trouble(self):
+        client = self.entered()
+        self.network.wires[-1].frozen = True
+        self.network.advance(ALIVE_SECONDS + TIMEOUT, 1)
+        self.assertEqual(client.trouble, f"no answer from {ENDPOINT} within {TIMEOUT} s")
+
+    def test_a_server_that_stops(self):
+        client = self.entered()
+        events = client.events()
+        (broker,) = self.server.factory.connections
+        broker.mind.notify({"kind": "draining", "retry_seconds": 7.25})
+        self.network.flush()
+        why = "the server stops; connecting again in 7.2 s"
+        self.assertEqual(self.kinds(events), [("draining", why), ("lost", why)])
+        self.assertEqual(client.trouble, why)
+
+    def test_events_end_with_the_client(self):
+        client = self.entered()
+        events = client.events()
+        waiting = self.ask(anext(events))
+        self.leave(client)
+        self.failureResultOf(waiting, StopAsyncIteration)
+        self.failureResultOf(self.ask(anext(client.events())), StopAsyncIteration)
+        self.assertEqual(client.trouble, "the client was closed")
+
+    def test_events_of_a_client_that_was_sent_away_end_with_why(self):
+        client = self.entered()
+        events = client.events()
+        (broker,) = self.server.factory.connections
+        broker.mind.notify({"kind": "kicked", "reason": "you are late"})
+        self.network.flush()
+        self.assertEqual(self.kinds(events)[:1], [("lost", f"the connection to {ENDPOINT} was lost")])
+        self.assertIn("you are late", str(self.failureResultOf(self.ask(anext(events)), Kicked).value))
+        self.assertIn("you are late", client.trouble)
+
+    def test_events_that_nobody_iterates_over_are_kept_for_nobody(self):
+        client = self.entered()
+        client.events()
+        gc.collect()
+        self.assertEqual(len(client._events), 0)

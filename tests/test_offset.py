@@ -222,6 +222,14 @@ class PushTests(EstimatorCase):
         self.estimator.exchanged(exchange(5.0, back=0.030))
         self.assertIs(self.estimator.pushed(UNIX + 6.0, 6.030), Pushed.FINE)
 
+    def test_an_exchange_after_it_tells_whether_there_was_a_step_back(self):
+        for step in (-3600.0, -0.1, 0.0):
+            self.estimator.replace(exchange(0.0, back=0.030))
+            self.estimator.pushed(UNIX + 0.5 + step, 0.8)
+            answered = exchange(0.9, ahead=UNIX + step, back=0.030)
+            self.assertIs(self.estimator.exchanged(answered), step == 0.0)
+            self.check(0.940, -0.010 + step, 0.020)
+
     def test_one_that_is_later_still_leaves_room_for_that(self):
         self.estimator.pushed(UNIX + 0.5, 0.7)
         self.assertIs(self.estimator.pushed(UNIX + 0.5, 5.0), Pushed.SUSPECT)

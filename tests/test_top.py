@@ -6,7 +6,7 @@ import pty
 import signal
 import termios
 
-from doubles import EPOCH, SECRET, Network
+from doubles import EPOCH, SECRET, Network, Timeless
 from rich.console import Console
 from twisted.cred.credentials import UsernamePassword
 from twisted.internet.defer import CancelledError, Deferred, fail, succeed
@@ -35,7 +35,7 @@ def presence(**kwargs):
     return Presence(**ROW | kwargs)
 
 
-class Perspective(pb.Referenceable):
+class Perspective(Timeless, pb.Referenceable):
     """Answers as it is told, and remembers what it was asked."""
 
     def __init__(self, answer):

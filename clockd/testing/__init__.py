@@ -1,1 +1,5 @@
-"""Doubles for the tests of programs that use clockd: a network and clocks that are simulated."""
+"""Doubles for the tests of programs that use clockd: a server, and a network and clocks that are simulated."""
+
+from clockd.testing.fake import Call, FakeServer
+
+__all__ = ["Call", "FakeServer"]
