@@ -31,7 +31,7 @@ ANEW, ANEW_SECONDS = 4, 1.0
 SETTLED_SECONDS = 0.5
 """Since a connection was asked for; by then a client has made its first four exchanges."""
 
-STAYING, STAYED_SECONDS = 2, 2.0
+STAYING, STAYED_SECONDS = 4, 2.0
 """Clients of clockd that stay connected; since when, after a connection was asked for, they are looked at."""
 
 RUNS = 64
@@ -158,8 +158,8 @@ class Place:
         if network.there is None:
             yield Relayed(tcp, udp, None)
             return
-        near = Relayed(free_port(), free_port(), None)
-        ports = ["--tcp", near.tcp, tcp, *(["--udp", near.udp, udp] if udp else [])]
+        near = Relayed(free_port(), None if udp is None else free_port(), None)
+        ports = ["--tcp", near.tcp, tcp, *([] if udp is None else ["--udp", near.udp, udp])]
         delays = [f"--{name}={getattr(network, name)}" for name in ("there", "back", "jitter", "seed")]
         with self.programs([["relay", *delays, *ports]]) as (program,):
             near.program = program.listens(near.tcp)
@@ -211,15 +211,14 @@ def clockd_clients(place: Place, server: ClockdAsking, port: int, seconds: float
     commands += [["clock_client", *login, seconds, seconds]] * STAYING
     with place.programs(commands) as programs:
         begin(programs)
-        answers = [answer(program, seconds + SECONDS) for program in programs]
-    anew, stayed = ([known(each) for one in some for each in one] for some in (answers[:ANEW], answers[ANEW:]))
+        told = [answer(program, seconds + SECONDS) for program in programs]
+    anew, stayed = ([known(session) for one in some for session in one] for some in (told[:ANEW], told[ANEW:]))
     if not all(anew) or not all(stayed):
         raise RuntimeError("a client of clockd knew nothing of the server's clock to its end")
-    first = [session[0] for session in anew]
+    first = [session[:1] for session in anew]
+    first_seconds = median(look[0] for (look,) in first)
     return [
-        Knowledge(
-            "clockd, first interval", len(anew), median(age for age, *_ in first), since(0, [[f] for f in first])
-        ),
+        Knowledge("clockd, first interval", len(anew), first_seconds, since(0.0, first)),
         Knowledge("clockd, four exchanges", len(anew), SETTLED_SECONDS, since(SETTLED_SECONDS, anew)),
         Knowledge(f"clockd, connected for {seconds:.0f} s", STAYING, STAYED_SECONDS, since(STAYED_SECONDS, stayed)),
     ]
@@ -242,7 +241,7 @@ def ntp_clients(place: Place, port: int) -> list[Knowledge]:
         begin([program])
         seconds = SPACING * (STAGES - 1)
         chronyd = chronyd_runs(place, port, seconds)
-        rfc = [(offset, bound) for offset, bound in answer(program)]
+        rfc: Found = [(offset, bound) for offset, bound in answer(program)]
     return [chronyd, Knowledge("RFC 5905, our own: eight exchanges", len(rfc), seconds, rfc)]
 
 
@@ -279,7 +278,7 @@ class ChronydRun:
 
     def __init__(self, place: Place, port: int, name: str) -> None:
         self._logs = place.folder / name
-        asked = ("-Q", "-U", f"-t {SECONDS}", f"server 127.0.0.1 port {port} iburst")
+        asked = ("-Q", "-U", "-t", f"{SECONDS}", f"server 127.0.0.1 port {port} iburst")
         command = place.chronyd_command(name, *asked, f"logdir {self._logs}", "log measurements")
         self.program = Program(command, place.folder / f"{name}.log", place.cores.load)
         self.took = 0.0
