@@ -17,7 +17,7 @@ from clockd.client import ClockClient, connect
 STEP = 0.02
 """Seconds between two looks."""
 
-SHARP = 20e-6
+SHARP = 100e-6
 """Seconds that a look may take; one that took longer was interrupted, and is taken again."""
 
 TRIES = 10
