@@ -2053,6 +2053,7 @@ class ClockTests(ClientCase):
         self.network.down = Refused()
         self.lose()
         bound = client.now().bound
+        self.assertEqual(client.now().status, "holdover")
         self.network.advance(100, 1)
         now = client.now()
         self.assertEqual(now.status, "holdover")
