@@ -1789,6 +1789,13 @@ class TLSTests(ClientCase):
         told = self.refused(ConnectionFailed, "alice")
         self.assertRegex(told, rf"^no TLS with {ENDPOINT}: .*; does it listen there with TLS")
 
+    def test_the_time_is_known_over_tls(self):
+        self.listen()
+        client, entered = self.enter(self.client("alice"))
+        self.successResultOf(entered)
+        self.network.advance(0.25, 0.05)
+        self.assertLess(client.now().bound, 0.001)
+
     def test_once_there_was_a_session_a_server_that_does_not_prove_itself_is_tried_again(self):
         self.listen()
         client, entered = self.enter(self.client("alice"))
