@@ -7,6 +7,7 @@ import math
 import struct
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Literal
 
 from msgspec import Struct
@@ -87,9 +88,8 @@ def state_of(timex: bytes) -> ClockState:
     return ClockState("synchronized", fields[_MAXERROR] * 1e-6 + offset + DRIFT, tai)
 
 
-def since_boot() -> float:
-    """Return the seconds since the host was booted, also those in which it was suspended."""
-    return time.clock_gettime(time.CLOCK_BOOTTIME)
+since_boot = partial(time.clock_gettime, time.CLOCK_BOOTTIME)
+"""Returns the seconds since the host was booted, also those in which it was suspended; half as dear as a function."""
 
 
 class StepDetector:

@@ -296,9 +296,8 @@ class Link:
         return _settled(nobody.callRemote("probe"))
 
     def _gone(self) -> None:
-        failed = failed_for(self.broker.lost_for)
-        self._factory.clientConnectionLost(None, Failure(failed or ConnectionLost()))
-        self.end(None if failed is None else str(failed))
+        self._factory.clientConnectionLost(None, Failure(failed_for(self.broker.lost_for) or ConnectionLost()))
+        self.end()
 
 
 class Mind(pb.Referenceable):

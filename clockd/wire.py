@@ -30,8 +30,7 @@ _NO_VALUE = "the bytes are those of no value"
 _LONGEST = 8 * VALUE_BYTES  # in another dialect than `pb` a value may be longer than when it was taken
 _LARGEST_INT = 2**31 - 1  # beyond it Banana's number is a long one
 _DIGITS = tuple(bytes((digit,)) for digit in range(128))
-_STAMP, _STAMP_BYTES = struct.Struct("!d").pack, 8
-_stamp = struct.Struct("!d").unpack_from
+_STAMP = struct.Struct("!d").pack
 _SOME_STAMP = -1.2345678901234567e-300
 _SOME_REQUEST = 2**31 - 1
 
@@ -227,7 +226,6 @@ class PushTemplate:
         "_answer",
         "_before",
         "_encode",
-        "_none",
         "_one_way",
         "_pair",
         "_sample",
@@ -257,8 +255,9 @@ class PushTemplate:
         self._sample = before_arguments(0, 0)
         _, _, self._sample_after_request = before_arguments(_SOME_REQUEST, 1).partition(request)
         self._answer = encode([b"answer", _SOME_REQUEST, jelly(None)]).partition(request)
-        self._none = len(encode(jelly(None)))
-        self._pair = encode(jelly((_SOME_STAMP, _SOME_STAMP))).split(stamp)
+        before, between, _ = encode(jelly((_SOME_STAMP, _SOME_STAMP))).split(stamp)
+        pair = struct.Struct(f"!{len(before)}sd{len(between)}sd")
+        self._pair = len(encode(jelly(None))), pair, (before, between)
 
     def one_way(self, sample: Sample) -> bytes:
         """Return a push that wants no answer; its request number is 0.
@@ -298,15 +297,12 @@ class PushTemplate:
         Returns:
             None, if data is anything else.
         """
-        before, between, _ = self._pair
-        start = len(answer) - self._none
-        first = start + len(before)
-        second = first + _STAMP_BYTES + len(between)
-        if len(data) != second + _STAMP_BYTES or data[:first] != answer[:start] + before:
+        none, pair, frame = self._pair
+        start = len(answer) - none
+        if len(data) != start + pair.size or data[:start] != answer[:start]:
             return None
-        if data[first + _STAMP_BYTES : second] != between:
-            return None
-        return _stamp(data, first)[0], _stamp(data, second)[0]
+        before, first, between, second = pair.unpack_from(data, start)
+        return (first, second) if (before, between) == frame else None
 
 
 def _number(number: int) -> bytes:

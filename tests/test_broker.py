@@ -1242,12 +1242,24 @@ class RecognisedAnswerTests(RigCase):
         nan, inf = math.nan, math.inf
         for pair in (
             *((nan, 0.5), (inf, 0.5), (EPOCH, nan), (EPOCH, -1.0), (EPOCH, 0), (1, 0.5), (b"x", 0.5), (EPOCH,)),
-            *((EPOCH, 0.5, 0.5), (), ([b"tuple", EPOCH], 0.5), ([b"boolean", b"true"], 0.5), (2**447, 0.5)),
+            *(
+                (EPOCH, b"1234567"),
+                (EPOCH, 0.5, 0.5),
+                (),
+                ([b"tuple", EPOCH], 0.5),
+                ([b"boolean", b"true"], 0.5),
+                (2**447, 0.5),
+            ),
         ):
             self.enter()
             self.broker.dataReceived(self.aware(*pair))
             self.assert_answered()
             self.assertEqual(self.observed(), (0.0, 0.0), pair)
+        self.enter()
+        data = encoded(self.peer.broker, [b"answer", self.broker.mind.request, [b"list", EPOCH, 0.5]])
+        self.broker.dataReceived(data)
+        self.assert_answered()
+        self.assertEqual(self.observed(), (0.0, 0.0))
 
     def test_what_is_told_with_another_number_ends_the_connection_and_is_not_counted(self):
         for cut in (0, 3):

@@ -10,6 +10,7 @@ from twisted.logger import formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 
 from clockd.hostclock import (
+    CONFIRMATIONS,
     DRIFT,
     STEP_SECONDS,
     UNKNOWN,
@@ -145,6 +146,14 @@ class StepTests(SynchronousTestCase):
         self.clocks.waits = [0.0, 0.005, 0.0, 0.0]
         steps = StepDetector(self.clocks.wall, self.clocks.local)
         self.assertIsNone(steps.look())
+
+    def test_who_had_to_wait_when_it_began_finds_small_steps_later(self):
+        self.clocks.waits = [0.005] * 3 * CONFIRMATIONS
+        steps = StepDetector(self.clocks.wall, self.clocks.local)
+        self.clocks.waits = [0.0, 0.001]
+        self.assertIsNone(steps.look())
+        self.clocks.ahead += 0.001
+        self.assertAlmostEqual(steps.look(), 0.001, 5)
 
     @given(
         st.lists(

@@ -1,5 +1,7 @@
 """What Prometheus scrapes and what a health check sees, read back with Prometheus's own parsers."""
 
+import math
+
 from doubles import Rig, Sink
 from prometheus_client.openmetrics import parser as openmetrics
 from prometheus_client.parser import text_string_to_metric_families
@@ -92,6 +94,26 @@ class ScrapeTests(MetricsCase):
         self.assertIn(b"\nclockd_avatars 3.0\n", page)
         self.assertIn(b"\nprocess_open_fds ", page)
         self.assertEqual(request.responseHeaders.getRawHeaders("content-length"), [str(len(page))])
+
+    def test_of_a_clock_that_nothing_is_known_of_the_bound_is_infinite(self):
+        found = self.scrape()
+        self.assertEqual(found["clockd_clock_error_bound_seconds",], math.inf)
+        self.assertEqual((found["clockd_clock_synchronized",], found["clockd_clock_steps_total",]), (0, 0))
+        for name in ("offset", "error_bound"):
+            self.assertEqual(found[f"clockd_subscriber_{name}_seconds_count",], 0)
+
+    def test_the_host_s_clock_and_those_of_clients_are_shown(self):
+        self.tally.clock_bound, self.tally.clock_synchronized, self.tally.clock_steps = 0.25, True, 3
+        self.tally.subscriber_offset.observe(0.5, 2)
+        self.tally.subscriber_bound.observe(0.125)
+        for accept in (None, "application/openmetrics-text"):
+            found = self.scrape(accept)
+            self.assertEqual(found["clockd_clock_error_bound_seconds",], 0.25)
+            self.assertEqual((found["clockd_clock_synchronized",], found["clockd_clock_steps_total",]), (1, 3))
+            self.assertEqual(found["clockd_subscriber_offset_seconds_sum",], 1.0)
+            self.assertEqual(found["clockd_subscriber_offset_seconds_bucket", ("le", "0.5")], 2)
+            self.assertEqual(found["clockd_subscriber_error_bound_seconds_sum",], 0.125)
+            self.assertEqual(found["clockd_subscriber_error_bound_seconds_bucket", ("le", "0.1")], 0)
 
     def test_who_leaves_meanwhile_gets_nothing(self):
         done = Deferred()

@@ -465,7 +465,7 @@ class StepTests(SampleCase):
 
     def test_it_is_told_before_the_next_push_and_once(self):
         self.make()
-        self.mind.stepped(-3600.0)
+        self.mind.stepped(-3600.0, self.now())
         self.assertEqual(self.written, [])
         self.push()
         self.push()
@@ -474,21 +474,21 @@ class StepTests(SampleCase):
 
     def test_or_when_it_is_its_turn(self):
         self.make()
-        self.mind.stepped(0.5)
+        self.mind.stepped(0.5, self.now())
         self.mind.tell_step()
         self.push()
         self.assertEqual(self.written, [self.notice(1, 0.5), self.one_way(EPOCH)])
 
     def test_it_goes_out_before_samples_that_are_gathered_and_those_owed(self):
         self.make()
-        self.mind.stepped(0.5)
+        self.mind.stepped(0.5, self.now())
         self.firing = True
         parts = self.push_all("ab")
         self.finish()
         self.assertEqual(self.written, [self.notice(1, 0.5), b"".join(parts)])
         self.outlet.unsent = BUFFER + 1
         self.mind.push(self.sample("a"))
-        self.mind.stepped(0.25)
+        self.mind.stepped(0.25, self.now())
         self.outlet.unsent = 0
         self.mind.pay()
         self.assertEqual((self.written[2], len(self.written)), (self.notice(2, 0.25), 4))
@@ -496,13 +496,13 @@ class StepTests(SampleCase):
     def test_what_is_still_to_be_told_becomes_one_sum(self):
         self.make()
         for seconds in (1.0, -0.25):
-            self.mind.stepped(seconds)
+            self.mind.stepped(seconds, self.now())
         self.push()
         self.assertEqual(self.written[0], self.notice(1, 0.75))
 
     def test_it_waits_while_too_much_is_unsent(self):
         self.make()
-        self.mind.stepped(1.0)
+        self.mind.stepped(1.0, self.now())
         self.outlet.unsent = BUFFER + 1
         self.assertIs(self.push(), False)
         self.mind.tell_step()
@@ -514,23 +514,22 @@ class StepTests(SampleCase):
     def test_who_takes_no_notices_is_told_nothing_and_who_takes_them_later_nothing_of_before(self):
         self.make()
         self.mind.take_notices(False)
-        self.mind.stepped(1.0)
-        self.push()
+        self.mind.stepped(1.0, self.now())
         self.mind.take_notices()
         self.push()
-        self.assertEqual(self.written, [self.one_way(EPOCH)] * 2)
+        self.assertEqual(self.written, [self.one_way(EPOCH)])
 
     def test_what_has_come_before_it_counts_as_come_now(self):
         self.make()
         self.assertEqual(self.mind.received, EPOCH)
         self.clock.advance(5)
-        self.mind.stepped(1.0)
+        self.mind.stepped(1.0, self.now())
         self.assertEqual(self.mind.received, EPOCH + 5)
 
     def test_pushes_ask_no_more_often_than_without(self):
         self.make()
         for _ in range(3):
-            self.mind.stepped(1.0)
+            self.mind.stepped(1.0, self.now())
             self.push()
         self.assertIsNone(self.mind.request)
 
@@ -572,7 +571,7 @@ class ToldTests(MindCase):
 
     def test_after_a_step_between_ask_and_answer_nothing_is_counted(self):
         self.ask()
-        self.mind.stepped(1.0)
+        self.mind.stepped(1.0, self.now())
         self.mind.told(EPOCH, 0.5)
         self.assertEqual(self.seen(), (0, 0.0, 0, 0.0))
         self.mind.heard(error=False)

@@ -132,6 +132,20 @@ class StartTests(ServiceCase):
         self.assertIsNone(service.trouble())
         self.assertTrue(verifyObject(IService, service))
 
+    def test_its_clock_is_looked_at_once_a_second_and_steps_are_told(self):
+        ahead = 0.0
+        self.now = lambda: EPOCH + self.reactor.seconds() + ahead
+        service = self.start(limits=Limits(default_period=1000))
+        mind = Mind()
+        peer = self.peer()
+        peer.perspective = peer.login(mind, secret=self.secret)
+        peer.ask(peer.perspective, "subscribe", "server")
+        ahead = -3600.0
+        self.network.advance(1)
+        self.assertEqual([sample[3] for sample in mind.samples], [{"kind": "clock_step", "step_seconds": -3600.0}])
+        self.assertEqual((service.tally.clock_steps, len(mind.stamps)), (1, 1))
+        self.assertEqual(peer.ask(peer.perspective, "exchange", 1.5)[1:3], (EPOCH - 3599, EPOCH - 3599))
+
     def test_a_client_logs_in_and_is_pushed_the_time(self):
         self.start(limits=Limits(default_period=2))
         mind = Mind()

@@ -13,6 +13,7 @@ import urllib.request
 from contextlib import suppress
 from pathlib import Path
 
+import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from clockd.users import add_account
@@ -40,6 +41,33 @@ def run(*command, environment=None, stdin=None, cwd=None, seconds=SECONDS):
 def clockd(*arguments, **options):
     """Run a clockd command to its end."""
     return run(*CLOCKD, *arguments, **options)
+
+
+def steppable(folder):
+    """Return an environment for a process whose wall clock can be stepped, and what sets how many seconds it is ahead.
+
+    Clocks that nobody steps go on as they are.
+    """
+    places = ("usr/lib/*/faketime/libfaketime.so.1", "usr/lib/faketime/libfaketime.so.1")
+    found = [str(path) for place in places for path in Path("/").glob(place)]
+    if not found:
+        pytest.skip("there is no libfaketime here; it comes with Debian's package faketime")
+    file = folder / "ahead"
+
+    def step(ahead):
+        new = folder / "ahead.new"
+        new.write_text(f"{ahead:+.3f}\n")
+        new.replace(file)
+
+    step(0.0)
+    environment = {
+        "LD_PRELOAD": found[0],
+        "FAKETIME_TIMESTAMP_FILE": str(file),
+        "FAKETIME_NO_CACHE": "1",
+        "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+        "DONT_FAKE_MONOTONIC": "1",
+    }
+    return without_coverage() | environment, step
 
 
 def eventually(condition, seconds=SECONDS):

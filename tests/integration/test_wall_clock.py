@@ -3,37 +3,19 @@
 import itertools
 import math
 import time
-from pathlib import Path
 
 import pytest
-from processes import Server, without_coverage
-
-PLACES = ("/usr/lib/*/faketime/libfaketime.so.1", "/usr/lib/faketime/libfaketime.so.1")
-
-
-def faketime():
-    found = [str(path) for place in PLACES for path in Path("/").glob(place[1:])]
-    if not found:
-        pytest.skip("there is no libfaketime here; it comes with Debian's package faketime")
-    return found[0]
+from processes import Server, steppable
 
 
 @pytest.mark.parametrize("hours", [1, -1])
 def test_a_step_of_the_wall_clock_moves_stamps_and_no_tick(tmp_path, hours):
-    step = tmp_path / "step"
-    step.write_text("+0\n")
-    environment = without_coverage() | {
-        "LD_PRELOAD": faketime(),
-        "FAKETIME_TIMESTAMP_FILE": str(step),
-        "FAKETIME_NO_CACHE": "1",
-        "FAKETIME_DONT_FAKE_MONOTONIC": "1",
-        "DONT_FAKE_MONOTONIC": "1",
-    }
+    environment, step = steppable(tmp_path)
     server = Server(tmp_path, environment=environment)
     clients = server.subscribers(6, [0.05, 0.5])
     server.line("logged in")
     time.sleep(3)
-    step.write_text(f"{hours:+d}h\n")
+    step(hours * 3600.0)
     results = clients.result()
     for result in results:
         arrivals = result["arrivals"]
