@@ -102,6 +102,9 @@ class Way:
         factory.protocol = partial(_Broker, self.local)  # type: ignore[assignment]  # it need not be a class
         link = Link(self, await self._dial(factory), factory)
         transport = link.broker.transport
+        set_no_delay = getattr(transport, "setTcpNoDelay", None)  # a Unix socket has none
+        if set_no_delay is not None:
+            set_no_delay(True)  # else a question waits until what was sent before it is acknowledged
         try:
             link.perspective = await self.bounded(self._login(factory, mind_for(link)))
             if not isinstance(link.perspective, pb.RemoteReference):
@@ -294,9 +297,8 @@ class Link:
         return _settled(nobody.callRemote("probe"))
 
     def _gone(self) -> None:
-        failed = failed_for(self.broker.lost_for)
-        self._factory.clientConnectionLost(None, Failure(failed or ConnectionLost()))
-        self.end(None if failed is None else str(failed))
+        self._factory.clientConnectionLost(None, Failure(failed_for(self.broker.lost_for) or ConnectionLost()))
+        self.end()
 
 
 class Mind(pb.Referenceable):

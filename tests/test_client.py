@@ -1789,6 +1789,13 @@ class TLSTests(ClientCase):
         told = self.refused(ConnectionFailed, "alice")
         self.assertRegex(told, rf"^no TLS with {ENDPOINT}: .*; does it listen there with TLS")
 
+    def test_the_time_is_known_over_tls(self):
+        self.listen()
+        client, entered = self.enter(self.client("alice"))
+        self.successResultOf(entered)
+        self.network.advance(0.25, 0.05)
+        self.assertLess(client.now().bound, 0.001)
+
     def test_once_there_was_a_session_a_server_that_does_not_prove_itself_is_tried_again(self):
         self.listen()
         client, entered = self.enter(self.client("alice"))
@@ -2053,6 +2060,7 @@ class ClockTests(ClientCase):
         self.network.down = Refused()
         self.lose()
         bound = client.now().bound
+        self.assertEqual(client.now().status, "holdover")
         self.network.advance(100, 1)
         now = client.now()
         self.assertEqual(now.status, "holdover")
