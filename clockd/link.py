@@ -15,7 +15,7 @@ from twisted.internet.abstract import FileDescriptor
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.defer import TimeoutError as TimedOut
 from twisted.internet.error import ConnectingCancelledError, ConnectionLost
-from twisted.internet.interfaces import IStreamClientEndpoint, ITCPTransport
+from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
 from twisted.spread import pb
@@ -102,7 +102,7 @@ class Way:
         factory.protocol = partial(_Broker, self.local)  # type: ignore[assignment]  # it need not be a class
         link = Link(self, await self._dial(factory), factory)
         transport = link.broker.transport
-        if ITCPTransport.providedBy(transport):
+        if hasattr(transport, "setTcpNoDelay"):  # TLS over a Unix socket has not, whatever its interfaces say
             transport.setTcpNoDelay(True)  # else a question waits until what was sent before it is acknowledged
         try:
             link.perspective = await self.bounded(self._login(factory, mind_for(link)))
