@@ -1579,6 +1579,12 @@ class ClosingTests(ClientCase):
 
 
 class ConnectTests(SynchronousTestCase):
+    def test_a_drift_that_is_none_is_told(self):
+        for drift in (-1e-9, 1.0, math.nan, math.inf):
+            self.assertRaises(
+                ValueError, connect, "tcp:host:1", "alice", SECRET, drift=drift, reactor=MemoryReactorClock()
+            )
+
     def test_a_string_that_is_no_endpoint_is_told(self):
         for nonsense in ("", "tcp", "tcp:host", "nonsense:x", "tcp:host:1:nonsense=2"):
             with self.assertRaisesRegex(ConnectionFailed, "tcp:host:8787"):
