@@ -28,7 +28,7 @@ ServerStatus = Literal["synchronized", "unsynchronized", "unknown"]
 Status = Literal["synchronized", "holdover", "unsynchronized", "unknown"]
 """What a client says of the time."""
 
-EXCHANGE_SECONDS = 8.0
+EXCHANGE_SECONDS = 6.0
 """Seconds from one exchange to the next."""
 
 HOLDOVER_SECONDS = 3 * EXCHANGE_SECONDS
