@@ -15,10 +15,10 @@ from zope.interface import implementer
 from clockd.avatar import ClockAvatar
 from clockd.desk import FeedDesk
 from clockd.errors import InvalidValue, NotPermitted, TooManyConnections, WrongCredentials
-from clockd.hostclock import HostClock, ServerStatus
+from clockd.hostclock import HostClock
 from clockd.interfaces import IClient, ISession
 from clockd.users import ANONYMOUS
-from clockd.values import NOTICES, Limits
+from clockd.values import NOTICES, Limits, ServerStatus
 
 WhenFull = Literal["reject", "replace", "ping"]
 

@@ -4,14 +4,8 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from clockd.errors import InvalidValue
-from clockd.timekeeper import (
-    DOUBT_SECONDS,
-    HOLDOVER_SECONDS,
-    SERVER_DRIFT,
-    Arrival,
-    TimeInterval,
-    Timekeeper,
-)
+from clockd.timekeeper import DOUBT_SECONDS, HOLDOVER_SECONDS, Arrival, TimeInterval, Timekeeper
+from clockd.values import SERVER_DRIFT
 
 UNIX = 1_800_000_000.0
 DRIFT = 50e-6

@@ -29,7 +29,8 @@ from twisted.internet.task import Clock
 
 from clockd.exchanges import Exchanges
 from clockd.link import Link
-from clockd.timekeeper import ServerStatus, Timekeeper
+from clockd.timekeeper import Timekeeper
+from clockd.values import ServerStatus
 
 Delay = Callable[[], float]
 """Returns how long the next message takes at least, in seconds."""
