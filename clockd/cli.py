@@ -12,15 +12,12 @@ import os
 import re
 import signal
 import sys
-import textwrap
 import time
-from base64 import b64encode
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator
 from contextlib import AbstractContextManager, asynccontextmanager, contextmanager, nullcontext, suppress
-from datetime import UTC, datetime
 from functools import partial
 from io import TextIOWrapper
-from math import isfinite, isnan
+from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -32,12 +29,13 @@ if TYPE_CHECKING:
     from twisted.internet.interfaces import IListeningPort
     from twisted.python.failure import Failure
 
-    from clockd.client import ClockClient
+    from clockd.client import ClockClient, Samples, TimeInterval
     from clockd.config import Config
     from clockd.pipe import Outgoing
     from clockd.service import ClockService
     from clockd.top import Lines, Screen
-    from clockd.values import Reading
+
+    Follow = Callable[[ClockClient, Samples, Any], Coroutine[Any, Any, None]]
 
 DEFAULT_PORT = 8787
 """Where `watch` looks for a server whose port was not said; the default of `server.listen`."""
@@ -67,8 +65,30 @@ PASSWORD_BYTES = 1024
 PATIENCE_SECONDS = 1.0
 """When no sample has come for so long, `watch` says so, once."""
 
-WHOLE = 1e5
-"""From here on a float has six digits before the point, and is shown without any behind it."""
+
+class Text(click.ParamType[str]):
+    """A word that a server can be told."""
+
+    name = "text"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Return the word.
+
+        Raises:
+            click.BadParameter: It has bytes that are no UTF-8.
+        """
+        if not is_utf8(value):
+            self.fail(f"{value!r} is no UTF-8", param, ctx)
+        return value
+
+
+def is_utf8(word: str) -> bool:
+    """Tell whether what the shell has given was UTF-8."""
+    try:
+        word.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -172,8 +192,11 @@ def login_options(command: Callable[..., None]) -> Callable[..., None]:
 @click.option("--feed", "feeds", multiple=True, help="What to watch; another word lists the feeds.  [default: time]")
 @click.option("--period", type=float, help="Seconds between samples.  [default: the server's]")
 @click.option("--deadband", type=float, help="Leave out numbers that differ by no more from the one before.")
-@click.option("--count", type=click.IntRange(min=1), help="End after so many samples.")
+@click.option("--count", type=click.IntRange(min=1), help="End after so many samples; they are printed.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+@click.option("--check", "probing", is_flag=True, help="Say whether this host's clock can be right, and end.")
+@click.option("--utc", is_flag=True, help="With --check: compare with UTC, not with the server's clock.")
+@click.option("--within", type=float, help="With --check: find so many seconds outside the interval good, too.")
 @login_options
 def watch(
     target: str,
@@ -182,21 +205,36 @@ def watch(
     deadband: float | None,
     count: int | None,
     as_json: bool,
+    probing: bool,
+    utc: bool,
+    within: float | None,
     **login: Any,
 ) -> None:
-    """Log in and print what is pushed, a line a sample.
+    """Log in and show what is pushed: on a terminal a live view, until Ctrl-C; else a line a sample.
 
     The name is the user's own where none is given, the port 8787. The secret comes from --secret-file, else from the
     environment's CLOCKD_SECRET, else it is asked for. With --tls-certificate, and neither a name nor --secret-file,
     the certificate is the login.
 
-    Of a feed other than the time a line has the stamp, the sample's number in its feed, and the value in JSON; a gap
-    in the numbers is what was published in between and not pushed, a number that comes again says that the value is
-    still in force. Floats are rounded to six digits, or to none behind the point, and a terminal's lines are wrapped;
-    with --json nothing is.
+    The live view has the time, how far this host's clock is from the server's and from UTC at most, the round trip, and
+    how the samples come: how many, those missed (left out of the numbers, or of the turns of the time), those conflated
+    (due, but not pushed to so slow a reader), and how far they arrive from their turn. While the server is away it says
+    so.
+
+    With --check one line tells whether this host's clock lies within the interval in which the time must lie, as far as
+    the server tells. Exits 0 if it does, 1 if it does not, and 2 if that is not known, whatever the reason: for
+    monitoring.
+
+    A line of the time has its stamp, and how much later it arrived; give or take how much, as soon as it is known how
+    far this host's clock is from the server's. Of any other feed a line has the stamp, the sample's number in its feed,
+    and the value in JSON; a gap in the numbers is what was published in between and not pushed, a number that comes
+    again says that the value is still in force. Floats are rounded to six digits, or to none behind the point, and a
+    terminal's lines are wrapped; with --json nothing is.
 
     JSON has no bytes, no tuples and no NaN: bytes are {"base64": "..."}, a tuple is an array, and a float that is no
     finite number is the string "NaN", "Infinity" or "-Infinity". Keys of an object are strings, whatever they were.
+    "offset" is how far the server's clock was ahead of this host's, "bound" by how much that may be wrong, "round_trip"
+    how long the last exchange took, all in seconds, or null while that is not known.
 
     \b
     Examples:
@@ -204,24 +242,41 @@ def watch(
       clockd watch alice@localhost --feed load --period 5 --deadband 0.1
       clockd watch alice@example.org --count 10 --json --secret-file alice.secret
       clockd watch example.org:8788 --tls-ca ca.pem --tls-certificate alice.pem
+      clockd watch alice@example.org --check --within 0.05 --secret-file alice.secret
     """
-    with one_sentence():
+    with one_sentence(2 if probing else 1):
         from clockd.logs import begin_logging
         from clockd.values import is_deadband, is_period
 
-        begin_logging("text", sys.stderr)
         if period is not None and not is_period(period):
             raise click.BadParameter("a period is a finite number of seconds greater than 0", param_hint="--period")
         if deadband is not None and not is_deadband(deadband):
             raise click.BadParameter("a deadband is a finite number of 0 or more", param_hint="--deadband")
         if len(feeds) > 1:
             raise click.BadParameter("a command watches one feed: give it once", param_hint="--feed")
+        if within is not None and not (isfinite(within) and within >= 0):
+            raise click.BadParameter("a finite number of seconds, 0 or more", param_hint="--within")
+        if probing and (feeds or period is not None or deadband is not None or count is not None or as_json):
+            raise click.UsageError(
+                "--check looks at no feed: it goes with --utc, --within and the login's options only"
+            )
+        if not probing and (utc or within is not None):
+            raise click.UsageError("--utc and --within go with --check")
         dial = _dialler(target, **login)
-        show = _as_json if as_json else _as_line
+        if probing:
+            begin_logging("text", sys.stderr, "warn")
+            with login_explained(dial):
+                sys.exit(_probed(dial, target, within or 0.0, utc))
+        feed = feeds[0] if feeds else "time"
+        terminal = sys.stdout is not None and sys.stdout.isatty()
+        live = None if not terminal or as_json or count else _live_view(target, feed)
+        follow = live or partial(_print, as_json, feed, period, count)
+        begin_logging("text", sys.stderr, "warn" if live else "info")  # lines would spoil the view
         if isinstance(sys.stdout, TextIOWrapper):
-            sys.stdout.reconfigure(errors="backslashreplace")  # of a terminal that is not one of UTF-8
+            # of a terminal that is not one of UTF-8; no line of the view grows
+            sys.stdout.reconfigure(errors="replace" if live else "backslashreplace")
         with quiet_without_readers(), login_explained(dial):
-            drive(partial(_watch, dial, feeds[0] if feeds else "time", period, deadband, count, show))
+            drive(partial(_watch, dial, feed, period, deadband, follow))
 
 
 @main.command(context_settings={"ignore_unknown_options": True})  # a number may be negative
@@ -340,14 +395,16 @@ def top(target: str, every: float, sort: str, limit: int, as_json: bool, once: b
         view: Callable[[Any], AbstractContextManager[Screen | Lines]] = (
             partial(Screen, console, page) if live else lambda _: nullcontext(Lines(show))
         )
-        with quiet_without_readers():
+        with quiet_without_readers(), login_explained(dial):
             drive(partial(_top, dial, (limit, sort), view, None if once else every))
 
 
 @main.command()
 @click.argument("target", metavar="[NAME@]HOST[:PORT]")
-@click.argument("account")
-@click.option("--reason", default="by an administrator", show_default=True, help="What its clients are told.")
+@click.argument("account", type=Text())
+@click.option(
+    "--reason", type=Text(), default="by an administrator", show_default=True, help="What its clients are told."
+)
 @login_options
 def kick(target: str, account: str, reason: str, **login: Any) -> None:
     """Close all connections of an account, and print how many there were; exits 1 if there were none.
@@ -365,7 +422,11 @@ def kick(target: str, account: str, reason: str, **login: Any) -> None:
         from clockd.logs import begin_logging
 
         begin_logging("text", sys.stderr)
-        drive(partial(_kick, _dialler(target, **login), account, reason))
+        if not account:
+            raise click.BadParameter("a name has one letter at least", param_hint="ACCOUNT")
+        dial = _dialler(target, **login)
+        with login_explained(dial):
+            drive(partial(_kick, dial, account, reason))
 
 
 @main.group()
@@ -497,8 +558,12 @@ def health(url: str | None) -> None:
 
 
 @contextmanager
-def one_sentence() -> Iterator[None]:
-    """Turn what a user did wrong into one sentence on standard error, and an exit code."""
+def one_sentence(failed: int = 1) -> Iterator[None]:
+    """Turn what a user did wrong into one sentence on standard error, and an exit code.
+
+    Args:
+        failed: The code where it is no mistake of the user's.
+    """
     from clockd.errors import CannotListen, ClockdError, Misconfigured
 
     try:
@@ -506,10 +571,10 @@ def one_sentence() -> Iterator[None]:
     except ClockdError as error:
         click.echo(f"clockd: {error}", err=True)
         mistake = isinstance(error, Misconfigured) and not isinstance(error, CannotListen)
-        sys.exit(2 if mistake else 1)
+        sys.exit(2 if mistake else failed)
     except OSError as error:
         click.echo(f"clockd: {error}", err=True)
-        sys.exit(1)
+        sys.exit(failed)
 
 
 @contextmanager
@@ -606,7 +671,13 @@ def parse_target(target: str) -> Target:
         host.encode("idna")
     except UnicodeError:
         valid = False
-    if not valid or not host or (at and not name) or (port and not (port.isdecimal() and 0 < int(port) < 65536)):
+    if (
+        not valid
+        or not is_utf8(name)
+        or not host
+        or (at and not name)
+        or (port and not (port.isdecimal() and 0 < int(port) < 65536))
+    ):
         raise click.BadParameter(f"{target!r} is not [NAME@]HOST[:PORT], as in alice@localhost:8787")
     escaped = host.replace(":", "\\:")
     return Target(name or None, host, f"tcp:{escaped}:{port or DEFAULT_PORT}")
@@ -641,6 +712,7 @@ async def _demo(reactor: Any) -> None:
 async def _demonstrate(users: Path, reactor: Any) -> None:
     from clockd.client import connect
     from clockd.config import Auth, Config, Metrics, Server
+    from clockd.lines import line_of
     from clockd.users import add_account
 
     secret = add_account(users, "demo")
@@ -653,7 +725,7 @@ async def _demonstrate(users: Path, reactor: Any) -> None:
         click.echo(_invitation(broker, metrics, secret))
         async with connect(f"tcp:{broker}", "demo", secret, reactor=reactor) as clock:
             async for reading in clock.samples():
-                click.echo(f"  {_as_line(reading)}")
+                click.echo(f"  {line_of(reading)}")
     finally:
         await service.stopService()
 
@@ -710,35 +782,79 @@ async def _watch(
     feed: str,
     period: float | None,
     deadband: float | None,
-    count: int | None,
-    show: "Callable[[Reading], str]",
+    follow: "Follow",
     reactor: Any,
 ) -> None:
     from clockd.errors import UnknownFeed
+
+    async with dial(reactor=reactor) as clock:
+        try:
+            await follow(clock, clock.samples(feed, period=period, deadband=deadband), reactor)
+        except UnknownFeed as error:
+            raise await _unknown(feed, clock) from error
+
+
+async def _print(
+    as_json: bool,
+    feed: str,
+    period: float | None,
+    count: int | None,
+    clock: "ClockClient",
+    samples: "Samples",
+    reactor: Any,
+) -> None:
+    """Print a line a sample."""
+    from clockd.lines import json_of, line_of
 
     def be_patient() -> None:
         with suppress(OSError):  # nobody reads it
             click.echo(f"clockd: no sample of {feed} yet", err=True)
 
-    async with dial(reactor=reactor) as clock:
-        samples = clock.samples(feed, period=period, deadband=deadband)
-        shown = 0
-        waiting = reactor.callLater(PATIENCE_SECONDS, be_patient)
-        try:
-            async for reading in samples:
-                if waiting.active():
-                    waiting.cancel()
-                if not shown and samples.granted not in {None, period} and period is not None:
-                    click.echo(f"clockd: the server grants a period of {samples.granted:g} s", err=True)
-                click.echo(show(reading))
-                shown += 1
-                if shown == count:
-                    return
-        except UnknownFeed as error:
-            raise await _unknown(feed, clock) from error
-        finally:
+    shown = 0
+    waiting = reactor.callLater(PATIENCE_SECONDS, be_patient)
+    try:
+        async for reading in samples:
             if waiting.active():
                 waiting.cancel()
+            if not shown and samples.granted not in {None, period} and period is not None:
+                click.echo(f"clockd: the server grants a period of {samples.granted:g} s", err=True)
+            click.echo(json_of(reading, clock.round_trip) if as_json else line_of(reading, _columns()))
+            shown += 1
+            if shown == count:
+                return
+    finally:
+        if waiting.active():
+            waiting.cancel()
+
+
+def _live_view(target: str, feed: str) -> "Follow | None":
+    """Return what shows a feed on the terminal, unless that can nothing."""
+    from rich.console import Console
+
+    from clockd.live import Face, follow
+
+    console = Console(force_terminal=True)
+    if console.is_dumb_terminal:
+        return None
+    return lambda clock, samples, reactor: follow(clock, samples, Face(console, reactor, clock, target, feed), reactor)
+
+
+def _probed(dial: "Callable[..., ClockClient]", target: str, tolerance: float, utc: bool) -> int:
+    """Say whether this host's clock can be right; returns the exit code."""
+    from clockd.probe import look, verdict_of
+
+    found: list[TimeInterval] = []
+
+    async def probe(reactor: Any) -> None:
+        async with dial(reactor=reactor) as clock:
+            found.append(await look(clock, utc, reactor))
+
+    drive(probe)
+    if not found:  # a signal has ended it
+        return 2
+    verdict = verdict_of(found[0], target, tolerance, utc)
+    click.echo(f"clockd: {verdict.text}" if verdict.code == 2 else verdict.text, err=verdict.code == 2)
+    return verdict.code
 
 
 async def _publish(dial: "Callable[..., ClockClient]", feed: str, value: object, reactor: Any) -> None:
@@ -816,70 +932,9 @@ def _summary(published: int, refused: int, left_out: int) -> str:
     return f"published {published}, refused {refused}{newer}"
 
 
-def _as_line(reading: "Reading") -> str:
-    try:
-        stamp = datetime.fromtimestamp(reading.stamp, UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
-    except (OverflowError, ValueError, OSError):  # of no year that a calendar, or the C library, has
-        stamp = repr(reading.stamp)
-    if reading.sequence is None:
-        return f"{stamp}  arrived {reading.age * 1000:+.2f} ms later by this host's clock"
-    import json
-
-    line = f"{stamp}  {reading.sequence:>4}  {json.dumps(_sayable(reading.value, _rounded), ensure_ascii=False)}"
-    line = "".join(letter if letter.isprintable() else _escaped(letter) for letter in line)
-    width = os.get_terminal_size(sys.stdout.fileno()).columns if sys.stdout.isatty() else 0
-    if width:
-        tied = line.replace(": ", ":\0")  # a key and its value stay together
-        line = textwrap.fill(tied, width, subsequent_indent="    ", break_on_hyphens=False).replace("\0", " ")
-    return line
-
-
-def _rounded(number: float) -> float:
-    return float(f"{number:.6g}") if abs(number) < WHOLE else round(number, 0)
-
-
-def _escaped(letter: str) -> str:
-    """Return a letter as JSON may write it, so that it does nothing to a terminal."""
-    digits = letter.encode("utf-16-be").hex()
-    return "".join(f"\\u{digits[at : at + 4]}" for at in range(0, len(digits), 4))
-
-
-def _as_json(reading: "Reading") -> str:
-    import json
-
-    return json.dumps(
-        {
-            "feed": reading.feed,
-            "sequence": reading.sequence,
-            "stamp": reading.stamp,
-            "value": _sayable(reading.value),
-            "age": reading.age,
-            "offset": None,
-            "bound": None,
-            "round_trip": None,
-        }
-    )
-
-
-def _sayable(value: object, finite: Callable[[float], float] = float) -> object:
-    """Return a value as JSON can say it, see `watch`; `finite` returns what is said for a float."""
-    match value:
-        case bytes():
-            return {"base64": b64encode(value).decode()}
-        case float() if not isfinite(value):
-            return "NaN" if isnan(value) else "Infinity" if value > 0 else "-Infinity"
-        case float():
-            return finite(value)
-        case list() | tuple():
-            return [_sayable(item, finite) for item in value]
-        case dict():
-            return {_key(key): _sayable(item, finite) for key, item in value.items()}
-    return value
-
-
-def _key(key: object) -> object:
-    """Return what `json.dumps` makes the string of."""
-    return b64encode(key).decode() if isinstance(key, bytes) else _sayable(key)
+def _columns() -> int:
+    """Return how broad the terminal is that is written to; 0 if it is none."""
+    return os.get_terminal_size(sys.stdout.fileno()).columns if sys.stdout and sys.stdout.isatty() else 0
 
 
 def _value(text: str) -> object:
@@ -956,8 +1011,9 @@ def _secret(file: Path | None, target: str) -> str:
             raise click.BadParameter(f"{file}: is empty", param_hint="--secret-file")
         return read
     secret = os.environ.get("CLOCKD_SECRET")
-    if secret == "":
-        raise click.UsageError("CLOCKD_SECRET is empty: set it to the secret, or give --secret-file")
+    if secret == "" or (secret is not None and not is_utf8(secret)):
+        what = "empty" if secret == "" else "no UTF-8"
+        raise click.UsageError(f"CLOCKD_SECRET is {what}: set it to the secret, or give --secret-file")
     if secret is not None:
         return secret
     if not sys.stdin.isatty():

@@ -5,25 +5,20 @@ is escaped and never read as markup.
 """
 
 import json
-import signal
-import termios
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime
 from math import inf
-from types import FrameType, TracebackType
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 from msgspec import to_builtins
 from rich.console import Console, Group
-from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 from twisted.internet.task import deferLater
 
 from clockd.client import Presence
 from clockd.errors import NotConnected
-from clockd.logs import printable
+from clockd.terminal import Drawing, line
 
 SORTS = tuple(name for name in Presence.__struct_fields__ if name != "periods")
 """What they can be sorted by."""
@@ -33,9 +28,6 @@ PATIENCE_SECONDS = 2.0
 
 BROAD = 100_000
 """Columns of what is no terminal, where nothing is cut."""
-
-LETTERS = 10_000
-"""Longest cell."""
 
 HEAD = 4
 """Lines above the first connection."""
@@ -80,17 +72,17 @@ class Page:
         room = max(0, lines - HEAD)
         shown = rows if len(rows) <= room else rows[: max(0, int(room) - 1)]
         left = len(rows) - len(shown)
-        rest = [_line(f"… {left} more; a larger window has room for them, --limit and --sort choose")] if left else []
+        rest = [line(f"… {left} more; a larger window has room for them, --limit and --sort choose")] if left else []
         return Group(
-            self._head(look), _totals(rows), _line(trouble, "bold red"), _table(shown, look.stamp, columns), *rest
+            self._head(look), _totals(rows), line(trouble, "bold red"), _table(shown, look.stamp, columns), *rest
         )
 
     def _head(self, look: Look) -> Text:
         all_or_first = "all" if len(look.rows) < self._limit else f"the first {self._limit}"
-        return _line(f"{_time(look.stamp)}  {self._target}  {all_or_first}, by {self._sort}")
+        return line(f"{_time(look.stamp)}  {self._target}  {all_or_first}, by {self._sort}")
 
 
-class Screen:
+class Screen(Drawing):
     """A page that takes all of a terminal, until it is left.
 
     Args:
@@ -100,54 +92,27 @@ class Screen:
     """
 
     def __init__(self, console: Console, page: Page, reactor: Any) -> None:
-        self._console = console
+        super().__init__(console, reactor)
         self._page = page
-        self._reactor = reactor
         self._look: Look | None = None
         self._trouble = ""
-        self._leave = ExitStack()
-        self._live = Live(
-            console=console,
-            screen=True,
-            auto_refresh=False,
-            redirect_stdout=False,
-            redirect_stderr=False,
-            get_renderable=self._drawn,
-        )
-
-    def __enter__(self) -> Self:
-        with ExitStack() as leave:
-            if self._console.file.isatty():
-                leave.enter_context(silent(self._console.file.fileno()))
-            leave.callback(signal.signal, signal.SIGWINCH, signal.signal(signal.SIGWINCH, self._resized))
-            leave.callback(self._live.stop)
-            self._live.start(refresh=True)
-            self._leave = leave.pop_all()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._leave.close()
 
     def show(self, look: Look) -> None:
         """Draw a look."""
         self._look, self._trouble = look, ""
-        self._live.refresh()
+        self.draw()
 
     def miss(self) -> None:
         """Say that there was no answer; the last look stays."""
         since = "" if self._look is None else f"; it was like this at {_time(self._look.stamp)}"
         self._trouble = f"no answer from the server{since}"
-        self._live.refresh()
+        self.draw()
 
-    def _drawn(self) -> Group | Text:
+    def drawn(self) -> Group | Text:
+        """Return the last look as a page."""
         if self._look is None:
-            return _line(self._trouble or "waiting for the server")
-        return self._page.of(self._look, *self._console.size, self._trouble)
-
-    def _resized(self, number: int, frame: FrameType | None) -> None:
-        self._reactor.callFromThread(self._live.refresh)
+            return line(self._trouble or "waiting for the server")
+        return self._page.of(self._look, *self.console.size, self._trouble)
 
 
 class Lines:
@@ -162,19 +127,6 @@ class Lines:
 
     def miss(self) -> None:
         """Print nothing; the client's log says that it connects again."""
-
-
-@contextmanager
-def silent(descriptor: int) -> Iterator[None]:
-    """Have a terminal neither show what is typed, over what is drawn, nor suspend us; what was typed is forgotten."""
-    before, meanwhile = termios.tcgetattr(descriptor), termios.tcgetattr(descriptor)
-    meanwhile[3] &= ~termios.ECHO
-    meanwhile[6][termios.VSUSP] = b"\0"  # no character does
-    termios.tcsetattr(descriptor, termios.TCSANOW, meanwhile)
-    try:
-        yield
-    finally:
-        termios.tcsetattr(descriptor, termios.TCSAFLUSH, before)
 
 
 def text_of(page: Page, look: Look, console: Console) -> str:
@@ -229,7 +181,12 @@ def _totals(rows: Sequence[Presence]) -> Text:
     accounts = len({row.account for row in rows})
     pushes = sum(row.pushes_per_second for row in rows)
     skipped = sum(row.skipped for row in rows)
-    return _line(f"{len(rows)} connections, {accounts} accounts, {pushes:.1f} pushes/s, {skipped} skipped")
+    there = f"{_count(len(rows), 'connection')}, {_count(accounts, 'account')}"
+    return line(f"{there}, {pushes:.1f} pushes/s, {skipped} skipped")
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def _table(rows: Sequence[Presence], stamp: float, columns: int) -> Table:
@@ -242,20 +199,15 @@ def _table(rows: Sequence[Presence], stamp: float, columns: int) -> Table:
     for row in rows:
         answered = row.acknowledgement_seconds
         table.add_row(
-            _line(row.account),
-            _line(row.address),
-            _line(", ".join(f"{feed} {period:g} s" for feed, period in row.periods.items())),
+            line(row.account),
+            line(row.address),
+            line(", ".join(f"{feed} {period:g} s" for feed, period in row.periods.items())),
             f"{row.pushes_per_second:.1f}",
             str(row.skipped),
             "-" if answered is None else f"{answered * 1000:.1f}",
             _age(stamp - row.connected_since),
         )
     return table
-
-
-def _line(text: str, style: str = "") -> Text:
-    """Return a text that takes one line, cut where that is too short."""
-    return Text(printable(text, LETTERS), style, no_wrap=True, overflow="ellipsis")
 
 
 def _time(stamp: float) -> str:

@@ -1,27 +1,19 @@
 """What an administrator does: `clockd top` and `clockd kick`, of a server that tells tales and of a real one."""
 
-import fcntl
 import json
 import os
-import pty
-import re
 import shlex
 import signal
-import struct
 import subprocess
 import sys
-import termios
-import threading
-from contextlib import suppress
 
 import pytest
-from processes import CLOCKD, HERE, SECONDS, STARTED, Program, Server, clockd, eventually, free_port, run
+from processes import CLOCKD, HERE, SECONDS, Program, Server, clockd, eventually, free_port, run
+from terminals import ENTER, LEAVE, Terminal
 
 from clockd.users import add_account
 
 SECRET = {"CLOCKD_SECRET": "any"}
-ENTER, LEAVE = "\x1b[?1049h", "\x1b[?25h\x1b[?1049l"
-"""What takes a terminal's other screen, and what gives it back with the cursor."""
 
 
 class Crowd(Program):
@@ -44,60 +36,6 @@ def crowd():
     crowd = Crowd(200)
     yield crowd
     crowd.end(signal.SIGKILL)
-
-
-class Terminal:
-    """A command on a terminal of its own.
-
-    Args:
-        words: The command line.
-        columns, lines: The terminal's size.
-    """
-
-    def __init__(self, *words, columns=80, lines=24, environment=None):
-        self._end, its_end = pty.openpty()
-        self.resize(columns, lines)
-        environment = {**os.environ, "TERM": "xterm", **SECRET, **(environment or {})}
-        for name in ("COLUMNS", "LINES"):
-            environment.pop(name, None)
-        ends = dict.fromkeys(("stdin", "stdout", "stderr"), its_end)
-        self.process = subprocess.Popen([*CLOCKD, *words], **ends, env=environment, start_new_session=True)
-        STARTED.append(self)
-        os.close(its_end)
-        self.text = ""
-        self._reader = threading.Thread(target=self._read, daemon=True)
-        self._reader.start()
-
-    def _read(self):
-        data = b""
-        with suppress(OSError):  # the other end is closed
-            while more := os.read(self._end, 65536):
-                data += more
-                self.text = data.decode("utf-8", "replace")
-
-    def type(self, text):
-        os.write(self._end, text.encode())
-
-    def resize(self, columns, lines):
-        fcntl.ioctl(self._end, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
-
-    @property
-    def screen(self):
-        """The lines that were drawn last, without styles."""
-        drawn = self.text.rpartition("\x1b[H")[2]
-        return re.sub(r"\x1b\[[0-9;]*m", "", drawn).split("\r\n")
-
-    def wait_for(self, text):
-        """Wait until the screen shows a text."""
-        return eventually(lambda: text in "\n".join(self.screen))
-
-    def ended(self, number):
-        """Send a signal; return the exit code."""
-        self.process.send_signal(number)
-        code = self.process.wait(SECONDS)
-        self._reader.join(SECONDS)
-        os.close(self._end)
-        return code
 
 
 def says(done, code, text):
@@ -246,6 +184,13 @@ def test_mistakes_are_named(crowd):
     says(clockd("top", nobody, environment=SECRET), 1, "does clockd listen there?")
     says(clockd("kick", nobody, "bob", environment=SECRET), 1, "does clockd listen there?")
     says(clockd("kick", nobody, environment=SECRET), 2, "Missing argument 'ACCOUNT'")
+    says(clockd("kick", nobody, "", environment=SECRET), 2, "Invalid value for ACCOUNT: a name has one letter at least")
+    stray = "b\udcff"  # the byte FF
+    for words in ((stray,), ("bob", "--reason", stray)):
+        says(clockd("kick", nobody, *words, environment=SECRET), 2, r"'b\udcff' is no UTF-8")
+    for command in (("top",), ("kick", "bob")):
+        done = clockd(command[0], f"{stray}@127.0.0.1", *command[1:], environment=SECRET)
+        says(done, 2, r"'b\udcff@127.0.0.1' is not [NAME@]HOST[:PORT]")
 
 
 def test_kick_prints_how_many_were_closed(crowd):
@@ -280,5 +225,7 @@ def test_an_administrator_sees_and_kicks_those_of_a_real_server(tmp_path):
     says(clockd("kick", target, "alice", environment=root), 1, "alice has no connections")
     alice = {"CLOCKD_SECRET": server.secret}
     says(clockd("top", f"alice@127.0.0.1:{server.port}", environment=alice), 1, "clockd user add --role admin")
+    for command in (("top", target), ("top", target, "--once"), ("kick", target, "bob")):
+        says(clockd(*command, environment=alice), 1, "the name and the secret do not fit (as root)")
     clients.end(signal.SIGKILL)
     server.stop()

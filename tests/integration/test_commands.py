@@ -2,8 +2,10 @@
 
 import json
 import os
+import re
 import shlex
 import signal
+import socket
 import stat
 import subprocess
 import sys
@@ -13,7 +15,8 @@ from pathlib import Path
 from threading import Thread
 
 import pytest
-from processes import CLOCKD, FREE, Program, Server, clockd, eventually, run
+from processes import CLOCKD, FREE, SECONDS, Program, Server, clockd, eventually, run
+from terminals import ENTER, LEAVE, Terminal
 
 import clockd as package
 from clockd.users import add_account
@@ -283,27 +286,33 @@ def watch(server, *options, name="alice", secret=None, environment=None):
 
 
 def test_watch_prints_lines(server):
-    done = watch(server, "--period", "0.05", "--count", "3")
+    done = watch(server, "--period", "0.1", "--count", "5")
     assert (done.returncode, done.stderr) == (0, "")
-    assert len(done.stdout.splitlines()) == 3
-    assert all("Z  arrived +" in line for line in done.stdout.splitlines())
+    first, *_, last = lines = done.stdout.splitlines()
+    assert len(lines) == 5
+    assert re.search(r"Z  arrived [+-]\d+\.\d\d ms later by this host's clock$", first)
+    assert re.search(r"Z  arrived [+-]\d+\.\d\d ms later, give or take \d+\.\d\d ms$", last)
 
 
 def test_watch_prints_json(server):
-    done = watch(server, "--period", "0.05", "--count", "3", "--json")
+    done = watch(server, "--period", "0.1", "--count", "5", "--json")
     lines = [json.loads(line) for line in done.stdout.splitlines()]
-    assert len(lines) == 3
+    assert len(lines) == 5
     for line in lines:
         assert list(line) == ["feed", "sequence", "stamp", "value", "age", "offset", "bound", "round_trip"]
         assert line["feed"] == "time"
         assert line["stamp"] == line["value"]
-        assert line["sequence"] is line["offset"] is line["bound"] is line["round_trip"] is None
+        assert line["sequence"] is None
+    assert lines[0]["offset"] is lines[0]["bound"] is lines[0]["round_trip"] is None
+    assert abs(lines[-1]["offset"]) <= lines[-1]["bound"]  # it is the same clock
+    assert lines[-1]["round_trip"] > 0
 
 
 def test_watch_names_what_is_wrong(server, tmp_path):
     says(watch(server, secret="wrong"), 1, "the name and the secret do not fit (as alice)")
     says(watch(server, name="nobody"), 1, "the name and the secret do not fit (as nobody)")
     says(watch(server, secret=""), 2, "CLOCKD_SECRET is empty")
+    says(watch(server, secret="\udcff"), 2, "CLOCKD_SECRET is no UTF-8")
     says(watch(server, "--feed", "time", "--feed", "load"), 2, "a command watches one feed: give it once")
     says(watch(server, "--feed", "other"), 1, "there is no feed other; those that you may read: time")
     says(watch(server, "--feed", "Other"), 1, "there is no feed Other; those that you may read: time")
@@ -321,6 +330,110 @@ def test_watch_names_what_is_wrong(server, tmp_path):
     says(metrics, 1, "is it clockd that listens there? or does it want --tls?")
     if "CLOCKD_SECRET" not in os.environ:
         says(clockd("watch", "alice@127.0.0.1"), 2, "give --secret-file or set CLOCKD_SECRET")
+
+
+def test_watch_on_a_terminal_is_a_live_view(tmp_path):
+    first = Server(tmp_path)
+    target = f"alice@127.0.0.1:{first.port}"
+    login = ("--secret-file", str(first.secret_file))
+    terminal = Terminal("watch", target, "--period", "0.1", *login)
+    terminal.wait_for("of the last 5")
+    screen = terminal.screen
+    assert [len(line) for line in screen] == 24 * [80]
+    assert screen[0].split() == [target, "time,", "every", "0.1", "s", "connected"]
+    assert re.search(r"^this host's clock  \d+\.\d\d ms (behind|ahead), give or take \d+\.\d\d ms +$", screen[5])
+    assert "missed 0, conflated 0" in screen[8]
+    terminal.type("q\r")
+    terminal.resize(60, 14)
+    eventually(lambda: [len(line) for line in terminal.screen] == 14 * [60])
+    first.end(signal.SIGKILL)
+    terminal.wait_for("not connected")
+    terminal.wait_for("cannot connect to tcp:127.0.0.1")
+    terminal.wait_for(f"the connection to tcp:127.0.0.1:{first.port} was lost")
+    terminal.wait_for("holdover: ")
+    second = Server(tmp_path, port=first.port)
+    terminal.wait_for(f"connected to tcp:127.0.0.1:{first.port}")
+    eventually(lambda: "not connected" not in terminal.screen[0])
+    assert terminal.ended(signal.SIGINT) == 0
+    assert (terminal.text.startswith(ENTER), terminal.text.endswith(LEAVE)) == (True, True)
+    assert "q" not in terminal.text
+    assert "info" not in terminal.text
+    second.stop()
+
+
+def test_a_terminal_that_is_to_be_read_gets_lines(server):
+    login = (f"alice@127.0.0.1:{server.port}", "--secret-file", str(server.secret_file), "--period", "0.05")
+    counted = Terminal("watch", *login, "--count", "2")
+    assert counted.process.wait(SECONDS) == 0
+    eventually(lambda: re.fullmatch(r"(.*Z  arrived .*\r\n){2}", counted.text))
+    for options, environment in ((("--json",), {}), ((), {"TERM": "dumb"})):
+        terminal = Terminal("watch", *login, *options, environment=environment)
+        eventually(lambda terminal=terminal: terminal.text.count("\n") >= 2)
+        assert terminal.ended(signal.SIGINT) == 0
+        assert "\x1b" not in terminal.text
+
+
+def test_a_live_view_that_cannot_be_had_leaves_one_sentence(server):
+    target = f"alice@127.0.0.1:{server.port}"
+    wrong = Terminal("watch", target)
+    assert wrong.process.wait(SECONDS) == 1
+    eventually(lambda: wrong.text == "clockd: the name and the secret do not fit (as alice)\r\n")
+    absent = Terminal("watch", target, "--feed", "other", "--secret-file", str(server.secret_file))
+    assert absent.process.wait(SECONDS) == 1
+    eventually(lambda: absent.text.endswith("clockd: there is no feed other; those that you may read: time\r\n"))
+    assert LEAVE in absent.text
+
+
+def test_check_says_whether_this_host_s_clock_can_be_right(server):
+    done = watch(server, "--check")
+    target = rf"alice@127\.0\.0\.1:{server.port}"
+    assert (done.returncode, done.stderr) == (0, "")
+    interval = r"the interval \[-\d+\.\d\d ms, \+\d+\.\d\d ms\]"
+    clock = r"this host's clock is \d+\.\d\d ms (behind|ahead)"
+    assert re.fullmatch(rf"{clock}: within {interval} of {target}\n", done.stdout)
+    done = watch(server, "--check", "--utc")
+    if done.returncode == 2:
+        assert done.stderr.endswith("does not say how far its clock is from UTC\n")
+    else:
+        assert f" of UTC, by alice@127.0.0.1:{server.port}\n" in done.stdout
+
+
+def test_check_finds_a_clock_that_is_wrong(server):
+    code = """
+        import sys, time
+        right = time.time
+        time.time = lambda: right() - 5
+        from clockd.__main__ import main
+        main()
+    """
+    words = ("watch", f"alice@127.0.0.1:{server.port}", "--check", "--secret-file", str(server.secret_file))
+    done = run(sys.executable, "-c", textwrap.dedent(code), *words)
+    assert (done.returncode, done.stderr) == (1, "")
+    assert done.stdout.startswith("this host's clock is 5.00 s behind: not within the interval [+5.00 s, +5.00 s] of ")
+    done = run(sys.executable, "-c", textwrap.dedent(code), *words, "--within", "6")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("this host's clock is 5.00 s behind: within 6.00 s of the interval ")
+
+
+def test_check_that_finds_out_nothing_exits_2(server):
+    says(watch(server, "--check", secret="wrong"), 2, "the name and the secret do not fit (as alice)")
+    nobody = {"CLOCKD_SECRET": "x"}
+    says(clockd("watch", "alice@127.0.0.1:1", "--check", environment=nobody), 2, "does clockd listen there?")
+    metrics = clockd("watch", f"alice@{server.metrics}", "--check", environment=nobody)
+    says(metrics, 2, "is it clockd that listens there?")
+    says(watch(server, "--check", "--json"), 2, "--check looks at no feed")
+    says(watch(server, "--check", "--feed", "time"), 2, "--check looks at no feed")
+    says(watch(server, "--utc"), 2, "--utc and --within go with --check")
+    says(watch(server, "--check", "--within", "nan"), 2, "a finite number of seconds, 0 or more")
+    says(watch(server, "--check", "--within", "-1"), 2, "a finite number of seconds, 0 or more")
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        words = ("watch", f"alice@127.0.0.1:{silent.getsockname()[1]}", "--check")
+        program = Program(*CLOCKD, *words, environment={**os.environ, **nobody})
+        silent.settimeout(SECONDS)
+        connection, _ = silent.accept()
+        with connection:
+            assert program.end() == 2
+        assert program.output == ""
 
 
 def test_watch_ends_quietly_when_nobody_reads(server):
