@@ -10,7 +10,7 @@ second, and the time that the transaction takes. Only when power fails, or the k
 kernel had not put on the disk yet, as a rule half a minute. The file stays whole even so (https://sqlite.org/wal.html).
 
 A file that is damaged is moved aside and never written to; a new one is filled from memory. A file of a newer clockd,
-or of another program, is left alone.
+or of another program, is left alone, and so is what does not begin as a database.
 
 Rules of this module: it alone knows SQLite. `Database` belongs to the thread, the stores to the reactor's.
 """
@@ -413,6 +413,7 @@ class Database:
         """Open the file that is there, or make one."""
         replaced = self._file != _NONE and not self._is_in_place()
         if replaced:
+            self._disconnect()  # one that could not be moved aside is still open
             for side in _SIDES:  # SQLite would take what it left there for the log of the next file
                 if _identity(self._real + side) in self._sides:
                     Path(self._real + side).unlink()
@@ -430,7 +431,7 @@ class Database:
     def _connect(self) -> None:
         """Connect to the file that is open, and see that it can be used."""
         if os.fstat(self._file).st_size and os.pread(self._file, len(_HEADER), 0) != _HEADER:
-            raise Damaged("is no database of SQLite")
+            raise Unusable("is no database of SQLite; name another file in server.state")
         connection = self._pool.connect()
         version, application, tables = (
             connection.execute(query).fetchone()[0]

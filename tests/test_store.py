@@ -38,6 +38,8 @@ ALICE = Remembered({"time": (0.5, 0.0), "load": (2.0, 0.25)}, 3, 1000, EPOCH - 6
 BOB = Remembered(logins=1)
 LOAD = Retained(7, EPOCH, b"\x05\x81")
 GARBAGE = b"this is no database\n" * 1000
+HEADED = b"SQLite format 3\0" + GARBAGE
+"""What begins as a database, and is none."""
 
 
 class Reactor(Clock):
@@ -542,6 +544,30 @@ class LeftAloneTests(TroubleCase):
         self.edit("CREATE TABLE account (name)", "INSERT INTO account VALUES ('alice')")
         self.assert_left_alone("is a database of another program; name another file in server.state")
 
+    def test_what_never_was_a_database(self):
+        for content in (GARBAGE, *(GARBAGE[:size] for size in (1, 15, 16, 512, 4096)), HEADED[:15], bytes(8192)):
+            self.setUp()
+            self.path.write_bytes(content)
+            self.assert_left_alone("is no database of SQLite; name another file in server.state")
+
+    def test_one_that_takes_the_place_of_ours_while_it_is_open(self):
+        store = self.opened()
+        store.remember("alice", ALICE)
+        self.done(store.save())
+        other = self.folder / "other"
+        other.write_bytes(GARBAGE)
+        other.rename(self.path)
+        store.remember("bob", BOB)
+        with capturedLogs() as logs:
+            self.passes(store, BATCH_SECONDS)
+        self.assertIn("was removed or replaced", logs.pop(0)["what"])
+        self.failures.pop()
+        self.assert_trouble(store, "is no database of SQLite; name another file in server.state", logs)
+        self.goes_on(store)
+        self.assertEqual((self.path.read_bytes(), self.names()), (GARBAGE, ["state.sqlite"]))
+        self.path.unlink()
+        self.assert_ends(store, alice=ALICE, bob=BOB)
+
 
 class DamageTests(TroubleCase):
     """A file that is no database, or no whole one: it is kept, byte by byte, and a new one takes its place."""
@@ -564,15 +590,11 @@ class DamageTests(TroubleCase):
             store = self.opened()
         self.assert_moved_aside(store, logs, pattern, content)
 
-    def test_garbage_of_any_size_at_the_start(self):
-        for size in (1, 16, 511, 512, 4096, len(GARBAGE)):
+    def test_garbage_of_any_size_behind_a_header_at_the_start(self):
+        for size in (16, 17, 511, 512, 4096, len(HEADED)):
             self.setUp()
-            self.path.write_bytes(GARBAGE[:size])
-            self.assert_moved_aside_at_the_start("is no database of SQLite; it is kept as .*, and a new one")
-
-    def test_zeros_at_the_start(self):
-        self.path.write_bytes(bytes(8192))
-        self.assert_moved_aside_at_the_start("is no database of SQLite")
+            self.path.write_bytes(HEADED[:size])
+            self.assert_moved_aside_at_the_start("is damaged .*; it is kept as .*, and a new one")
 
     def test_an_empty_file_at_the_start_is_a_new_one(self):
         self.path.touch()
@@ -604,19 +626,22 @@ class DamageTests(TroubleCase):
 
     def test_garbage_with_a_log_is_moved_with_it(self):
         for name in ("state.sqlite", "state.sqlite-wal", "state.sqlite-shm"):
-            (self.folder / name).write_bytes(GARBAGE + name.encode())
+            (self.folder / name).write_bytes(HEADED + name.encode())
         self.closed(self.opened())
-        for end in ("", "-wal", "-shm"):
+        self.assertEqual(
+            self.names(), ["state.sqlite", *(f"state.sqlite.broken-{STAMP}{end}" for end in ("", "-shm", "-wal"))]
+        )
+        for end in ("", "-wal"):  # the other is an index of this, and SQLite makes it anew
             kept = self.folder / f"state.sqlite.broken-{STAMP}{end}"
-            self.assertEqual(kept.read_bytes(), GARBAGE + f"state.sqlite{end}".encode())
+            self.assertEqual(kept.read_bytes(), HEADED + f"state.sqlite{end}".encode())
 
     def test_what_was_moved_aside_before_is_not_overwritten(self):
         for number in range(3):
-            self.path.write_bytes(GARBAGE + bytes([number]))
+            self.path.write_bytes(HEADED + bytes([number]))
             self.closed(self.opened())
         for number, end in enumerate(("", "-2", "-3")):
             kept = self.folder / f"state.sqlite.broken-{STAMP}{end}"
-            self.assertEqual(kept.read_bytes(), GARBAGE + bytes([number]))
+            self.assertEqual(kept.read_bytes(), HEADED + bytes([number]))
 
     def begun(self):
         """Return a store that has written two accounts, one of which is in the log only."""
@@ -628,10 +653,10 @@ class DamageTests(TroubleCase):
         self.done(store.save())
         return store
 
-    def test_one_that_is_replaced_by_garbage_while_it_is_open(self):
+    def test_one_that_is_replaced_by_a_damaged_one_while_it_is_open(self):
         store = self.begun()
         other = self.folder / "other"
-        other.write_bytes(GARBAGE)
+        other.write_bytes(HEADED)
         other.rename(self.path)
         store.remember("dave", BOB)
         with capturedLogs() as logs:
@@ -639,7 +664,7 @@ class DamageTests(TroubleCase):
         self.assertEqual(["was removed or replaced" in event["what"] for event in logs], [True, False])
         del logs[0], self.failures[0]
         self.assertEqual([name for name in self.names() if "broken" in name], [f"state.sqlite.broken-{STAMP}"])
-        self.assert_moved_aside(store, logs, "is no database", GARBAGE, alice=ALICE, bob=BOB, dave=BOB)
+        self.assert_moved_aside(store, logs, "is damaged", HEADED, alice=ALICE, bob=BOB, dave=BOB)
 
     def test_one_that_is_overwritten_while_it_is_open(self):
         store = self.begun()
@@ -667,12 +692,10 @@ class DamageTests(TroubleCase):
 
     def test_what_cannot_be_moved_aside_is_not_written_to(self):
         self.path = self.folder / ("x" * 240)  # with more behind it, it would be too long
-        self.path.write_bytes(GARBAGE)
-        store = self.opened_in_trouble(
-            "is no database of SQLite, and cannot be moved away .File name too long.; move it"
-        )
+        self.path.write_bytes(HEADED)
+        store = self.opened_in_trouble("is damaged .*, and cannot be moved away .File name too long.; move it")
         self.goes_on(store)
-        self.assertEqual(self.path.read_bytes(), GARBAGE)
+        self.assertEqual(self.path.read_bytes(), HEADED)
         self.path.unlink()
         self.assert_ends(store)
 

@@ -25,6 +25,8 @@ WINDOW_SECONDS = 1.0
 """As much may be lost of what was remembered last."""
 
 GARBAGE = b"this is no database\n" * 1000
+HEADED = b"SQLite format 3\0" + GARBAGE
+"""What begins as a database, and is none."""
 
 
 class Keeper(Program):
@@ -237,7 +239,7 @@ def remove(path):
 
 def replace(path):
     other = path.with_name("other")
-    other.write_bytes(GARBAGE)
+    other.write_bytes(HEADED)
     other.rename(path)
 
 
@@ -264,8 +266,17 @@ def test_a_file_that_is_harmed_while_it_is_open(path, harm):
     assert len(aside) == (harm is not remove)
     assert all(f"it is kept as {file}" in warnings[-1] for file in aside)
     if harm in {replace, overwrite}:
-        assert aside[0].read_bytes().startswith(GARBAGE)
+        assert aside[0].read_bytes().startswith(HEADED if harm is replace else GARBAGE)
     assert {name[0] for name in kept(path)} == {"a", "b"}
+
+
+def test_what_never_was_a_database_is_left_alone(path):
+    path.write_bytes(GARBAGE)
+    keeper = Keeper(path)
+    keeper.comes_into_trouble("is no database of SQLite; name another file in server.state")
+    assert (path.read_bytes(), [file.name for file in path.parent.iterdir()]) == (GARBAGE, [path.name])
+    path.unlink()
+    assert len(keeper.comes_out_of_it()) == 2  # the trouble, and that the file was removed
 
 
 def test_the_wheel_has_the_migrations(tmp_path):
