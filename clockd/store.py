@@ -259,7 +259,7 @@ class SQLiteStore(MemoryStore):
         return done
 
     def _begin_trouble(self, trouble: str) -> None:
-        if self.trouble is None:
+        if self.trouble != trouble:
             self._log.warn("{trouble}; meanwhile what is remembered is in memory only", trouble=trouble)
         self.trouble = trouble
 
@@ -273,9 +273,10 @@ class SQLiteStore(MemoryStore):
             )
         if isinstance(error, Unusable | Damaged):
             return f"{self._path}: {error}"
-        if self.trouble is None:
+        trouble = f"{self._path}: the server failed; its log says why"
+        if self.trouble != trouble:
             self._log.failure("what is remembered could not be written for a reason of the server's own")
-        return f"{self._path}: the server failed; its log says why"
+        return trouble
 
     def _report(self, what: str) -> None:
         self._failed()

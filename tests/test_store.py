@@ -513,6 +513,28 @@ class TroubleTests(TroubleCase):
         self.assertEqual((store.account("account0000"), store.account("bob")), (ALICE, BOB))
         self.assertIsNone(store.trouble)
 
+    def test_a_cause_that_changes_is_told_too(self):
+        store = self.opened()
+        unlock = self.lock_writes()
+        store.remember("alice", ALICE)
+        self.passes(store, BATCH_SECONDS)
+        self.assertIn("has locked it", store.trouble)
+        unlock()
+        self.path.unlink()
+        self.path.mkdir()
+        self.failures.clear()
+        with capturedLogs() as logs:
+            self.passes(store, RETRY_SECONDS)
+        self.assert_trouble(store, "is no regular file", logs)
+        self.goes_on(store)
+        store.remember("alice", Remembered(logins=2**64))
+        self.path.rmdir()
+        self.passes(store, RETRY_SECONDS)
+        self.assertEqual(len(self.flushLoggedErrors(OverflowError)), 1)
+        self.assertIn("its log says why", store.trouble)
+        store.remember("alice", ALICE)
+        self.assert_ends(store, alice=ALICE)
+
     def test_an_error_of_our_own_is_logged_once(self):
         store = self.opened()
         store.remember("alice", Remembered(logins=2**64))
