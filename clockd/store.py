@@ -142,7 +142,7 @@ class SQLiteStore(MemoryStore):
     """Keeps everything in a file, too.
 
     Args:
-        path: The file; it is made if there is none, of mode 0600.
+        path: The file; made with mode 0600 if there is none. Of one that there is only its owner keeps rights.
         reactor: Where times are measured and what the thread has done is told; a Twisted reactor.
         now: Unix seconds UTC by the host's wall clock; read in the thread.
         failed: Is called for each read and write that failed.
@@ -158,6 +158,7 @@ class SQLiteStore(MemoryStore):
         self._failed = failed
         self._database: Database | None = None  # while it is open
         self._changed = Batch({}, {})  # to be written, without what is being written
+        self._writing = Batch({}, {})
         self._unread = True  # nothing was read yet
         self._next: IDelayedCall | None = None  # of the next batch; it stays until that begins
         self._lock = DeferredLock()  # one batch at a time
@@ -187,8 +188,13 @@ class SQLiteStore(MemoryStore):
         return self._within(SAVE_SECONDS, self._locked(self._write))
 
     def close(self) -> Deferred[None]:
-        """As for any store; fires in `SAVE_SECONDS` at most. It may be opened again."""
-        return self._within(SAVE_SECONDS, self._locked(self._close))
+        """As for any store; fires in `SAVE_SECONDS` at most, and tells the log if something is lost.
+
+        It may be opened again.
+        """
+        is_open = self._database is not None
+        closed = self._within(SAVE_SECONDS, self._locked(self._close))
+        return closed.addBoth(self._tell_of_loss) if is_open else closed
 
     async def _close(self) -> None:
         await self._write()
@@ -204,14 +210,14 @@ class SQLiteStore(MemoryStore):
             return
         self._forget_next()
         late = self._reactor.callLater(SAVE_SECONDS, self._begin_trouble, f"{self._path}: {_SILENT}")
-        changed, self._changed = self._changed, Batch({}, {})
+        self._writing, self._changed = self._changed, Batch({}, {})
         try:
-            while (found := await self._database.call(self._database.exchange, changed)) is not None:
-                changed = self._take_over(found)
+            while (found := await self._database.call(self._database.exchange, self._writing)) is not None:
+                self._writing = self._take_over(found)
         except Exception as error:  # noqa: BLE001  # nobody must suffer for it
-            changed.accounts.update(self._changed.accounts)
-            changed.samples.update(self._changed.samples)
-            self._changed = changed
+            self._writing.accounts.update(self._changed.accounts)
+            self._writing.samples.update(self._changed.samples)
+            self._changed = self._writing
             self._failed()
             self._begin_trouble(self._words(error))
             self._write_in(RETRY_SECONDS)
@@ -219,6 +225,7 @@ class SQLiteStore(MemoryStore):
             if self.trouble is not None:
                 self.trouble = None
                 self._log.info("{path}: written again, with all that had to wait", path=str(self._path))
+        self._writing = Batch({}, {})
         if late.active():
             late.cancel()
 
@@ -262,6 +269,12 @@ class SQLiteStore(MemoryStore):
         if self.trouble != trouble:
             self._log.warn("{trouble}; meanwhile what is remembered is in memory only", trouble=trouble)
         self.trouble = trouble
+
+    def _tell_of_loss(self, closed: T) -> T:
+        if any((*self._changed, *self._writing)):
+            trouble = self.trouble or f"{self._path}: {_SILENT}"
+            self._log.warn("{trouble}; what was remembered in memory only is lost", trouble=trouble)
+        return closed
 
     def _words(self, error: Exception) -> str:
         if isinstance(error, sqlite3.Error):
@@ -450,10 +463,12 @@ class Database:
             raise Damaged(f"is damaged ({' '.join(found.split())})")
         migrate(connection, scripts, f"{self._real}.version-{version}-{self._stamp}")
         connection.text_factory = bytes  # or what is no UTF-8 would end the reading
-        for side in _SIDES:  # those of a file that is read-only are so too, and would stay so when it is no more
+        for end in ("", *_SIDES):
             with suppress(OSError):
-                log = Path(self._real + side)
-                log.chmod(log.stat().st_mode | stat.S_IWUSR)
+                file = Path(self._real + end)
+                mode = stat.S_IMODE(file.stat().st_mode) & stat.S_IRWXU
+                # those beside one that is read-only are so too, and would stay so when it is no more
+                file.chmod(mode | stat.S_IWUSR if end else mode)
         self._sides = {identity for side in _SIDES if (identity := _identity(self._real + side)) is not None}
 
     def _read(self) -> Batch:

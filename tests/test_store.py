@@ -247,6 +247,28 @@ class SQLiteStoreTests(Suite, StoreCase):
         self.opened().remember("alice", ALICE)
         self.assertEqual({oct(path.stat().st_mode & 0o777) for path in self.folder.iterdir()}, {"0o600"})
 
+    def test_one_that_others_can_read_is_read_by_others_no_more(self):
+        store = self.filled(1)
+        modes = {}
+        for before in (0o644, 0o660, 0o600):
+            self.path.chmod(before)
+            self.done(store.open())
+            store.remember("alice", ALICE)
+            self.done(store.save())
+            modes[before] = {oct(path.stat().st_mode & 0o777) for path in self.folder.iterdir()}
+            self.closed(store)
+        self.assertEqual(modes, dict.fromkeys((0o644, 0o660, 0o600), {"0o600"}))
+        self.path.unlink()
+        self.path.touch(0o644)
+        self.done(store.open())
+        self.assertEqual(oct(self.path.stat().st_mode & 0o777), "0o600")
+
+    def test_the_mode_of_what_is_left_alone_stays(self):
+        self.path.write_bytes(GARBAGE)
+        self.path.chmod(0o644)
+        self.assertIsNotNone(self.opened().trouble)
+        self.assertEqual(oct(self.path.stat().st_mode & 0o777), "0o644")
+
     def test_a_file_that_is_closed_has_no_log_beside_it(self):
         self.filled()
         self.assertEqual(self.names(), ["state.sqlite"])
@@ -492,7 +514,9 @@ class TroubleTests(TroubleCase):
         self.assertIsNone(self.successResultOf(saving))
         self.assertIsNone(self.successResultOf(closing_))
         self.assertEqual(store.trouble, f"{self.path}: the disk does not answer; see whether it is busy or broken")
-        self.assertEqual([event["log_level"] for event in logs], [LogLevel.warn])
+        self.assertEqual([event["log_level"] for event in logs], [LogLevel.warn] * 2)
+        self.assertIn("is lost", logs[1]["log_format"])
+        self.assertEqual(logs[1]["trouble"], store.trouble)
         store.remember("bob", BOB)
         self.passes(store, 0)
         self.assertIsNone(store.trouble)
@@ -534,6 +558,42 @@ class TroubleTests(TroubleCase):
         self.assertIn("its log says why", store.trouble)
         store.remember("alice", ALICE)
         self.assert_ends(store, alice=ALICE)
+
+    def lost(self, store):
+        """Close a store; return what is told then of what is lost."""
+        with capturedLogs() as logs:
+            self.closed(store)
+        return [event["trouble"] for event in logs if "is lost" in event["log_format"]]
+
+    def test_what_was_in_memory_only_when_it_is_closed_is_told_to_be_lost(self):
+        for change in (lambda store: store.remember("alice", ALICE), lambda store: store.retain("load", LOAD)):
+            self.setUp()
+            store = self.opened()
+            unlock = self.lock_writes()
+            change(store)
+            self.assertEqual(self.lost(store), [f"{self.path}: another program has locked it; end that program"])
+            unlock()
+
+    def test_nothing_is_told_to_be_lost_where_nothing_is(self):
+        self.path.mkdir()
+        self.assertEqual(self.lost(self.opened()), [])
+        self.path.rmdir()
+        store = self.opened()
+        store.remember("alice", ALICE)
+        self.assertEqual(self.lost(store), [])
+        store.remember("alice", BOB)  # it is not to be written: there is no file
+        self.assertEqual(self.lost(store), [])
+
+    def test_who_does_not_wait_until_it_is_closed_is_told_what_is_lost(self):
+        store = self.opened()
+        store.remember("alice", ALICE)
+        closing_ = store.close()  # and what the thread says is not heard
+        with capturedLogs() as logs:
+            closing_.cancel()
+        self.failureResultOf(closing_)
+        (event,) = logs
+        self.assertEqual(event["trouble"], f"{self.path}: the disk does not answer; see whether it is busy or broken")
+        self.passes(store, 0)
 
     def test_an_error_of_our_own_is_logged_once(self):
         store = self.opened()
