@@ -104,6 +104,9 @@ class IAccountStore(Interface):
     def remember(name: str, what: Remembered) -> None:
         """Put something in the place of what was remembered of an account."""
 
+    def forget(name: str) -> None:
+        """Remember nothing of an account any more; nothing, if it has never heard of it."""
+
     def sample(feed: str) -> Retained | None:
         """Return the sample of a feed that was kept last, or None."""
 

@@ -394,9 +394,10 @@ def make_realm_service(
     host = host or HostClock(kernel_clock(), now, since_boot, tally)
     host.stepped = factory.stepped
     schedule.prelude = host.look
-    reload = Reload(config, read_config or (lambda: config), taken, factory, users, tls, tally, now)
+    store = store or MemoryStore()
+    reload = Reload(config, read_config or (lambda: config), taken, factory, users, store, tls, tally, now)
     reload.note_expiry()
-    service = ClockService(factory, store or MemoryStore(), reload, tally, clock, config.server.drain)
+    service = ClockService(factory, store, reload, tally, clock, config.server.drain)
     passwords.setServiceParent(service)
     collector = TallyCollector(tally, clock)
 

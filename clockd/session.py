@@ -327,6 +327,10 @@ class Roster:
         if not sessions:
             self._sessions.pop(session.account, None)
 
+    def knows(self, account: str) -> bool:
+        """Tell whether there is such an account now."""
+        return self._role_of(account) is not None
+
     def require_admin(self, account: str) -> None:
         """Check that an account has the role.
 
@@ -348,7 +352,7 @@ class Roster:
                 raise self._too_many(account)
             if self.sessions(account)[:1] == [oldest] and self._is_full(account):
                 self._replace_oldest(account)
-        if self._role_of(account) is None:  # it was removed meanwhile
+        if not self.knows(account):  # it was removed meanwhile
             raise WrongCredentials("there is no such account any more")
         self._enter(session)
 

@@ -84,11 +84,12 @@ _SILENT = "the disk does not answer; see whether it is busy or broken"
 _READ_ACCOUNTS = "SELECT name, subscriptions, logins, pushes, first_seen, last_seen FROM account"
 _READ_SAMPLES = "SELECT feed, sequence, stamp, encoded FROM sample"
 _WRITE_ACCOUNT = "INSERT OR REPLACE INTO account VALUES (?, ?, ?, ?, ?, ?)"
+_FORGET_ACCOUNT = "DELETE FROM account WHERE name = ?"
 _WRITE_SAMPLE = "INSERT OR REPLACE INTO sample VALUES (?, ?, ?, ?)"
 
 
-class Batch(NamedTuple):
-    """What was read, or is to be written.
+class Found(NamedTuple):
+    """What was read.
 
     Attributes:
         accounts: By name.
@@ -96,6 +97,18 @@ class Batch(NamedTuple):
     """
 
     accounts: dict[str, Remembered]
+    samples: dict[str, Retained]
+
+
+class Changes(NamedTuple):
+    """What is to be written.
+
+    Attributes:
+        accounts: By name; None for one that is to be forgotten.
+        samples: By feed name.
+    """
+
+    accounts: dict[str, Remembered | None]
     samples: dict[str, Retained]
 
 
@@ -120,6 +133,10 @@ class MemoryStore:
     def remember(self, name: str, what: Remembered) -> None:
         """As for any store."""
         self._accounts[name] = what
+
+    def forget(self, name: str) -> None:
+        """As for any store."""
+        self._accounts.pop(name, None)
 
     def sample(self, feed: str) -> Retained | None:
         """As for any store."""
@@ -157,8 +174,8 @@ class SQLiteStore(MemoryStore):
         self._now = now
         self._failed = failed
         self._database: Database | None = None  # while it is open
-        self._changed = Batch({}, {})  # to be written, without what is being written
-        self._writing = Batch({}, {})
+        self._changed = Changes({}, {})  # to be written, without what is being written
+        self._writing = Changes({}, {})
         self._unread = True  # nothing was read yet
         self._next: IDelayedCall | None = None  # of the next batch; it stays until that begins
         self._lock = DeferredLock()  # one batch at a time
@@ -174,6 +191,13 @@ class SQLiteStore(MemoryStore):
     def remember(self, name: str, what: Remembered) -> None:
         """As for any store."""
         self._accounts[name] = self._changed.accounts[name] = what
+        if self._next is None:
+            self._write_in(BATCH_SECONDS)
+
+    def forget(self, name: str) -> None:
+        """As for any store."""
+        super().forget(name)
+        self._changed.accounts[name] = None
         if self._next is None:
             self._write_in(BATCH_SECONDS)
 
@@ -210,7 +234,7 @@ class SQLiteStore(MemoryStore):
             return
         self._forget_next()
         late = self._reactor.callLater(SAVE_SECONDS, self._begin_trouble, f"{self._path}: {_SILENT}")
-        self._writing, self._changed = self._changed, Batch({}, {})
+        self._writing, self._changed = self._changed, Changes({}, {})
         try:
             while (found := await self._database.call(self._database.exchange, self._writing)) is not None:
                 self._writing = self._take_over(found)
@@ -225,17 +249,21 @@ class SQLiteStore(MemoryStore):
             if self.trouble is not None:
                 self.trouble = None
                 self._log.info("{path}: written again, with all that had to wait", path=str(self._path))
-        self._writing = Batch({}, {})
+        self._writing = Changes({}, {})
         if late.active():
             late.cancel()
 
-    def _take_over(self, found: Batch) -> Batch:
+    def _take_over(self, found: Found) -> Changes:
         """Take what another file holds, where memory has nothing; return all that is to be written to it."""
+        lately = self._writing.accounts | self._changed.accounts
+        forgotten = {name: None for name, what in lately.items() if what is None}
+        for name in forgotten:
+            found.accounts.pop(name, None)
         if self._unread:
             self._unread = False
             for name in self._accounts.keys() & found.accounts.keys():
                 self._accounts[name] = _sum(found.accounts[name], self._accounts[name])
-        changed = Batch(self._accounts.copy(), self._samples.copy())
+        changed = Changes(forgotten | self._accounts, self._samples.copy())
         self._accounts = found.accounts | self._accounts
         self._samples = found.samples | self._samples
         return changed
@@ -357,7 +385,7 @@ class Database:
         self._disconnect()
         self._forget()
 
-    def exchange(self, changed: Batch) -> Batch | None:
+    def exchange(self, changed: Changes) -> Found | None:
         """Write what has changed; or if the file is not the one that was read last, read it instead.
 
         Returns:
@@ -375,7 +403,7 @@ class Database:
             self._move_aside(str(error))
         return self._try(changed)
 
-    def _try(self, changed: Batch) -> Batch | None:
+    def _try(self, changed: Changes) -> Found | None:
         """Do what `exchange` does, without a remedy for damage; after any other error the file is opened anew."""
         try:
             return self._exchange(changed)
@@ -387,7 +415,7 @@ class Database:
             self._disconnect()
             raise
 
-    def _exchange(self, changed: Batch) -> Batch | None:
+    def _exchange(self, changed: Changes) -> Found | None:
         if self._ready:
             self._look()
         if not self._ready:
@@ -471,8 +499,8 @@ class Database:
                 file.chmod(mode | stat.S_IWUSR if end else mode)
         self._sides = {identity for side in _SIDES if (identity := _identity(self._real + side)) is not None}
 
-    def _read(self) -> Batch:
-        return Batch(self._rows(_READ_ACCOUNTS, _account), self._rows(_READ_SAMPLES, _sample))
+    def _read(self) -> Found:
+        return Found(self._rows(_READ_ACCOUNTS, _account), self._rows(_READ_SAMPLES, _sample))
 
     def _rows(self, query: str, make: Callable[..., T]) -> dict[str, T]:
         """Return values by name; a row that makes no sense costs itself, and not all of them."""
@@ -486,7 +514,7 @@ class Database:
             self._report(f"{lost} of its rows make no sense and are left out")
         return found
 
-    def _write(self, changed: Batch) -> None:
+    def _write(self, changed: Changes) -> None:
         connection = self._pool.connect()
         with connection:
             connection.execute("BEGIN IMMEDIATE")  # fails where nothing can be written, even if there is nothing to be
@@ -495,8 +523,11 @@ class Database:
                 (
                     (name, json.encode(what.subscriptions).decode(), *astuple(what)[1:])
                     for name, what in changed.accounts.items()
+                    if what is not None
                 ),
             )
+            forgotten = [(name,) for name, what in changed.accounts.items() if what is None]
+            connection.executemany(_FORGET_ACCOUNT, forgotten)
             connection.executemany(_WRITE_SAMPLE, ((feed, *astuple(what)) for feed, what in changed.samples.items()))
 
     def _move_aside(self, why: str) -> None:

@@ -6,8 +6,8 @@ from twisted.logger import formatEvent
 
 from clockd.config import Auth, Avatars, Config, HostFeed, Metrics, PushFeed, Server
 from clockd.errors import Misconfigured
-from clockd.users import remove_account
-from clockd.values import Limits
+from clockd.users import add_account, remove_account
+from clockd.values import Limits, Remembered
 
 
 class ReloadTests(ServiceCase):
@@ -110,6 +110,26 @@ class ReloadTests(ServiceCase):
         self.reload()
         peer.network.flush()
         self.assertEqual((peer.broker.disconnected, self.service.tally.closed["kicked"]), (1, 1))
+
+    def test_of_an_account_that_is_no_more_nothing_is_remembered(self):
+        self.start(avatars=Avatars(sharing="account"))
+        store = self.service._store
+        bob = add_account(self.users, "bob")
+        store.remember("gone", Remembered(logins=1))
+        peer = self.enter()
+        peer.ask(peer.perspective, "setperiod", 5)
+        other = self.peer()
+        other.perspective = other.login(Mind(), name=b"bob", secret=bob)
+        self.assertEqual(store.account("alice").subscriptions, {"time": (5.0, 0.0)})
+        remove_account(self.users, "alice")
+        self.reactor.advance(1)
+        peer.network.flush()
+        self.assertEqual((peer.broker.disconnected, other.broker.disconnected), (1, 0))
+        self.assertEqual(store.account("alice"), Remembered())
+        self.assertEqual((store.account("bob").logins, store.account("gone").logins), (1, 1))
+        self.secret = add_account(self.users, "alice")
+        peer = self.enter()
+        self.assertEqual(peer.ask(peer.perspective, "status")["periods"], {"time": 1.0})
 
     def test_where_there_are_fewer_descriptors_than_connections_a_reload_does_not_make_more(self):
         self.start()

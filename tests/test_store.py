@@ -170,6 +170,21 @@ class Suite:
         self.assertEqual(store.account("alice"), BOB)
         self.assertEqual(store.sample("load").sequence, 2)
 
+    def test_what_is_forgotten_is_as_if_it_had_never_been(self):
+        store = self.opened()
+        store.remember("alice", ALICE)
+        store.remember("bob", BOB)
+        store.forget("alice")
+        store.forget("nobody")
+        self.assertEqual((store.account("alice"), store.account("bob")), (Remembered(), BOB))
+        store.remember("alice", BOB)
+        self.assertEqual(store.account("alice"), BOB)
+        store.forget("alice")
+        self.done(store.save())
+        self.done(store.close())
+        self.done(store.open())
+        self.assertEqual((store.account("alice"), store.account("bob"), store.trouble), (Remembered(), BOB, None))
+
     def test_what_is_remembered_before_it_is_opened_stays(self):
         store = self.made()
         store.remember("alice", ALICE)
@@ -257,7 +272,7 @@ class SQLiteStoreTests(Suite, StoreCase):
             self.done(store.save())
             modes[before] = {oct(path.stat().st_mode & 0o777) for path in self.folder.iterdir()}
             self.closed(store)
-        self.assertEqual(modes, dict.fromkeys((0o644, 0o660, 0o600), {"0o600"}))
+        self.assertEqual(modes, {mode: {"0o600"} for mode in (0o644, 0o660, 0o600)})
         self.path.unlink()
         self.path.touch(0o644)
         self.done(store.open())
@@ -351,6 +366,23 @@ class BatchTests(StoreCase):
         self.passes(store, 0)
         self.assertEqual(self.rows(), ["alice", "bob", "carol"])
         self.assertEqual(self.reactor.getDelayedCalls(), [])
+
+    def test_what_is_forgotten_is_taken_out_of_the_file_as_soon(self):
+        self.filled(2)
+        store = self.opened()
+        store.remember("alice", ALICE)
+        store.forget("account0000")
+        store.forget("alice")
+        self.assertEqual(len(self.reactor.getDelayedCalls()), 1)
+        self.passes(store, BATCH_SECONDS)
+        self.assertEqual(self.rows(), ["account0001"])
+        store.forget("account0001")
+        self.reactor.advance(BATCH_SECONDS)
+        store.remember("account0001", BOB)  # while that is written
+        self.passes(store, 0)
+        self.passes(store, BATCH_SECONDS)
+        self.closed(store)
+        self.assertEqual(self.kept()[0], {"account0001": BOB})
 
     def test_without_a_change_nothing_is_to_be_done(self):
         store = self.opened()
@@ -461,6 +493,30 @@ class TroubleTests(TroubleCase):
             account0000=Remembered({"time": (4.0, 0.0)}, 4, 1010, EPOCH - 60, EPOCH + 6),
             account0001=ALICE,
         )
+
+    def test_what_is_forgotten_before_the_file_could_be_read_is_not_there_after_it(self):
+        self.filled(2)
+        unlock = self.lock()
+        store = self.opened_in_trouble("another program has locked it")
+        store.forget("account0000")
+        self.goes_on(store)
+        unlock()
+        self.assert_ends(store, account0001=ALICE)
+        self.assertEqual(self.kept()[0].keys(), {"account0001", "carol"})
+
+    def test_what_is_forgotten_while_a_batch_fails_is_taken_out_with_the_next(self):
+        self.filled(2)
+        store = self.opened()
+        unlock = self.lock_writes()
+        store.forget("account0000")
+        self.reactor.advance(BATCH_SECONDS)
+        store.forget("account0001")
+        store.remember("carol", BOB)
+        self.passes(store, 0)
+        self.assertIsNotNone(store.trouble)
+        unlock()
+        self.assert_ends(store)
+        self.assertEqual(self.kept()[0], {"carol": BOB})
 
     def test_a_file_that_is_locked_while_it_is_open(self):
         store = self.opened()
