@@ -71,11 +71,13 @@ _NONE = -1
 
 _DAMAGED = frozenset((sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB))
 
+_PLACE = "see that its directory is there and that the server may write to it"
+
 _ADVICE = {
     sqlite3.SQLITE_FULL: "the disk is full; make room on it",
     sqlite3.SQLITE_BUSY: "another program has locked it; end that program",
     sqlite3.SQLITE_READONLY: "it is read-only; give the server the right to write to it and to its directory",
-    sqlite3.SQLITE_CANTOPEN: "it cannot be opened; see that its directory is there and that the server may write to it",
+    sqlite3.SQLITE_CANTOPEN: f"it cannot be opened; {_PLACE}",
     sqlite3.SQLITE_IOERR: "the disk cannot be read or written; see whether it is full or broken",
 }
 
@@ -309,9 +311,7 @@ class SQLiteStore(MemoryStore):
             advice = _ADVICE.get(_kind(error), f"SQLite says: {error}; if it stays so, move the file away")
             return f"{self._path}: {advice}"
         if isinstance(error, OSError):
-            return (
-                f"{self._path}: {error.strerror}; see that its directory is there and that the server may write to it"
-            )
+            return f"{self._path}: {error.strerror}; {_PLACE}"
         if isinstance(error, Unusable | Damaged):
             return f"{self._path}: {error}"
         trouble = f"{self._path}: the server failed; its log says why"
@@ -460,8 +460,7 @@ class Database:
                 if _identity(self._real + side) in self._sides:
                     Path(self._real + side).unlink()
             self._forget()
-        if self._path.exists() and not self._path.is_file():  # a FIFO would be waited for
-            raise Unusable("is no regular file; name another in server.state")
+        _require_file(self._path)
         if self._file == _NONE:
             self._file = os.open(self._path, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
         if replaced:
@@ -472,18 +471,10 @@ class Database:
 
     def _connect(self) -> None:
         """Connect to the file that is open, and see that it can be used."""
-        if os.fstat(self._file).st_size and os.pread(self._file, len(_HEADER), 0) != _HEADER:
-            raise Unusable("is no database of SQLite; name another file in server.state")
+        _require_header(os.pread(self._file, len(_HEADER), 0))
         connection = self._pool.connect()
-        version, application, tables = (
-            connection.execute(query).fetchone()[0]
-            for query in ("PRAGMA user_version", "PRAGMA application_id", "SELECT count(*) FROM sqlite_master")
-        )
         scripts = migrations()
-        if tables and application != APPLICATION:
-            raise Unusable("is a database of another program; name another file in server.state")
-        if version > len(scripts):
-            raise Unusable("was made by a newer clockd; install that, or name another file in server.state")
+        version = _require_ours(connection, len(scripts))
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = NORMAL")
         (found,) = connection.execute("PRAGMA quick_check(1)").fetchone()
@@ -563,6 +554,34 @@ class Database:
         return f"{datetime.fromtimestamp(self._now(), UTC):%Y%m%dT%H%M%SZ}"
 
 
+def examine(path: Path) -> None:
+    """See whether a store can keep something in a file, as far as that is known without writing to it.
+
+    What is damaged passes: a store deals with it.
+
+    Raises:
+        Unusable: It cannot.
+    """
+    try:
+        folder = Path(os.path.realpath(path)).parent
+        os.close(os.open(folder, os.O_PATH | os.O_DIRECTORY))
+        _require_file(path)
+        is_there = path.exists()
+        if is_there:
+            with path.open("rb") as file:
+                _require_header(file.read(len(_HEADER)))
+    except OSError as error:
+        raise Unusable(f"{error.strerror}; {_PLACE}") from error
+    except ValueError as error:  # a null in the path
+        raise Unusable(f"is no name of a file; {_PLACE}") from error
+    if not os.access(folder, os.W_OK | os.X_OK) or (is_there and not os.access(path, os.W_OK)):
+        raise Unusable(_ADVICE[sqlite3.SQLITE_READONLY])
+    if is_there:
+        place = f"{path.absolute().as_uri()}?mode=ro&immutable=1"  # it locks nothing, and makes no log
+        with suppress(sqlite3.Error), closing(sqlite3.connect(place, uri=True)) as connection:
+            _require_ours(connection, len(migrations()))
+
+
 def migrations() -> list[str]:
     """Return the scripts that bring a database from one version to the next, the first from nothing."""
     found = (files("clockd") / "migrations").iterdir()
@@ -588,6 +607,29 @@ def unused(name: str) -> str:
     """Return a name that no file has, nor a log of one; if need be with a number behind it."""
     names = (name if number == 1 else f"{name}-{number}" for number in count(1))
     return next(name for name in names if not any(os.path.lexists(name + side) for side in ("", *_SIDES)))
+
+
+def _require_file(path: Path) -> None:
+    if path.exists() and not path.is_file():  # a FIFO would be waited for
+        raise Unusable("is no regular file; name another in server.state")
+
+
+def _require_header(begins: bytes) -> None:
+    if begins not in {b"", _HEADER}:
+        raise Unusable("is no database of SQLite; name another file in server.state")
+
+
+def _require_ours(connection: sqlite3.Connection, newest: int) -> int:
+    """Return the version of a database of ours, or an empty one."""
+    version, application, tables = (
+        connection.execute(query).fetchone()[0]
+        for query in ("PRAGMA user_version", "PRAGMA application_id", "SELECT count(*) FROM sqlite_master")
+    )
+    if tables and application != APPLICATION:
+        raise Unusable("is a database of another program; name another file in server.state")
+    if version > newest:
+        raise Unusable("was made by a newer clockd; install that, or name another file in server.state")
+    return int(version)
 
 
 def _has_rows(connection: sqlite3.Connection) -> bool:

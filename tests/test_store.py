@@ -23,6 +23,8 @@ from clockd.store import (
     SAVE_SECONDS,
     MemoryStore,
     SQLiteStore,
+    Unusable,
+    examine,
     migrate,
     migrations,
     unused,
@@ -705,6 +707,73 @@ class LeftAloneTests(TroubleCase):
         self.assertEqual((self.path.read_bytes(), self.names()), (GARBAGE, ["state.sqlite"]))
         self.path.unlink()
         self.assert_ends(store, alice=ALICE, bob=BOB)
+
+
+class ExamineTests(StoreCase):
+    """What `clockd check` finds wrong with a file before a server has it; it changes nothing."""
+
+    def found(self):
+        """Return what is found wrong, or None."""
+        before = self.contents()
+        try:
+            examine(self.path)
+        except Unusable as error:
+            return str(error)
+        finally:
+            self.assertEqual(self.contents(), before)
+        return None
+
+    def contents(self):
+        return {path: path.is_file() and path.read_bytes() for path in self.folder.rglob("*")}
+
+    def test_one_that_can_be_made_or_is_empty_or_is_ours_is_good(self):
+        self.assertIsNone(self.found())
+        self.path.touch()
+        self.assertIsNone(self.found())
+        self.filled()
+        self.assertIsNone(self.found())
+        (self.folder / "link").symlink_to("state.sqlite")
+        self.path = self.folder / "link"
+        self.assertIsNone(self.found())
+
+    def test_one_that_a_server_has_open_is_good_from_the_first_moment_on(self):
+        store = self.opened()
+        self.assertIsNone(self.found())
+        store.remember("alice", ALICE)
+        self.done(store.save())
+        self.assertIsNone(self.found())
+        self.passes(store, 0)
+        self.assertEqual((store.trouble, self.failures), (None, []))
+
+    def test_what_is_damaged_is_good_since_the_server_deals_with_it(self):
+        self.path.write_bytes(HEADED)
+        self.assertIsNone(self.found())
+
+    def test_what_a_store_would_leave_alone_is_found(self):
+        self.path.write_bytes(b"[server]\n")
+        self.assertEqual(self.found(), "is no database of SQLite; name another file in server.state")
+        self.path.unlink()
+        self.edit("CREATE TABLE account (name)")
+        self.assertEqual(self.found(), "is a database of another program; name another file in server.state")
+        self.path.unlink()
+        self.filled()
+        self.edit(f"PRAGMA user_version = {len(migrations()) + 1}")
+        self.assertRegex(self.found(), "was made by a newer clockd; install that")
+        self.path.unlink()
+        self.path.mkdir()
+        self.assertEqual(self.found(), "is no regular file; name another in server.state")
+
+    def test_what_has_no_place_is_found(self):
+        file = self.folder / "file"
+        file.touch()
+        for path, what in (
+            (self.folder / "none" / "state", "No such file or directory"),
+            (file / "state", "Not a directory"),
+            (self.folder / "null\0", "is no name of a file"),
+        ):
+            self.path = path
+            advice = "see that its directory is there and that the server may write to it"
+            self.assertEqual(self.found(), f"{what}; {advice}")
 
 
 class DamageTests(TroubleCase):

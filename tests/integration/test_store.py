@@ -13,9 +13,10 @@ from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
-from processes import HERE, Program, eventually, run, without_coverage
+from processes import CLOCKD, HERE, Program, eventually, run, without_coverage
 
 from clockd.store import BUSY_SECONDS
+from clockd.users import add_account
 
 ROOT = HERE.parents[1]
 KILLS = int(os.environ.get("CLOCKD_TEST_KILLS", "5"))
@@ -268,6 +269,25 @@ def test_a_file_that_is_harmed_while_it_is_open(path, harm):
     if harm in {replace, overwrite}:
         assert aside[0].read_bytes().startswith(HEADED if harm is replace else GARBAGE)
     assert {name[0] for name in kept(path)} == {"a", "b"}
+
+
+def test_check_finds_a_place_that_is_read_only(path, bound_by_permissions):
+    users = path.with_name("users")
+    add_account(users, "alice")
+    environment = {**os.environ, "CLOCKD_AUTH_USERS": str(users), "CLOCKD_SERVER_STATE": str(path)}
+    check = (*bound_by_permissions, *CLOCKD, "check")
+    path.touch()
+    for place, mode, told in (
+        (path, 0o400, "it is read-only; give the server the right to write to it and to its directory"),
+        (path, 0o200, "Permission denied; see that its directory is there and that the server may write to it"),
+        (path.parent, 0o500, "it is read-only; give the server the right to write to it and to its directory"),
+    ):
+        before = place.stat().st_mode
+        place.chmod(mode)
+        done = run(*check, environment=environment)
+        place.chmod(before)
+        assert (done.returncode, done.stderr) == (2, f"clockd: CLOCKD_SERVER_STATE: server.state: {path}: {told}\n")
+    assert run(*check, environment=environment).stdout == "defaults: good\n"
 
 
 def test_what_never_was_a_database_is_left_alone(path):
