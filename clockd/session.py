@@ -143,7 +143,9 @@ class Session(pb.Avatar):
 
     def perspective_subscribe(self, feed: object, period: object = None, deadband: object = None) -> float:
         """Have a feed pushed; see `ClockAvatar.subscribe`. After `server` this client gets notices; that returns 0."""
-        if isinstance(feed, str) and feed == NOTICES:  # a reference cannot be compared
+        if isinstance(feed, str) and feed != "time":  # a reference cannot be compared
+            self.client.expect_samples(True)
+        if isinstance(feed, str) and feed == NOTICES:
             self.client.take_notices()
             return 0.0
         return self.avatar.subscribe(feed, period, deadband)
