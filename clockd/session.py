@@ -143,7 +143,9 @@ class Session(pb.Avatar):
 
     def perspective_subscribe(self, feed: object, period: object = None, deadband: object = None) -> float:
         """Have a feed pushed; see `ClockAvatar.subscribe`. After `server` this client gets notices; that returns 0."""
-        if isinstance(feed, str) and feed == NOTICES:  # a reference cannot be compared
+        if isinstance(feed, str) and feed != "time":  # a reference cannot be compared
+            self.client.expect_samples(True)
+        if isinstance(feed, str) and feed == NOTICES:
             self.client.take_notices()
             return 0.0
         return self.avatar.subscribe(feed, period, deadband)
@@ -327,6 +329,10 @@ class Roster:
         if not sessions:
             self._sessions.pop(session.account, None)
 
+    def knows(self, account: str) -> bool:
+        """Tell whether there is such an account now."""
+        return self._role_of(account) is not None
+
     def require_admin(self, account: str) -> None:
         """Check that an account has the role.
 
@@ -348,7 +354,7 @@ class Roster:
                 raise self._too_many(account)
             if self.sessions(account)[:1] == [oldest] and self._is_full(account):
                 self._replace_oldest(account)
-        if self._role_of(account) is None:  # it was removed meanwhile
+        if not self.knows(account):  # it was removed meanwhile
             raise WrongCredentials("there is no such account any more")
         self._enter(session)
 
