@@ -199,7 +199,8 @@ class Session(pb.Avatar):
 
         Args:
             limit: As many are told of, 1 to `MOST_TOLD`.
-            sort: A key of what is told, but `periods`; `account` and `address` are told in their order.
+            sort: A key of what is told, but `periods`; `account` and `address` are told in their order. Those with
+                equal values are told by account, then by address.
 
         Raises:
             NotPermitted: The account has not the role.
@@ -210,7 +211,14 @@ class Session(pb.Avatar):
             raise InvalidValue(f"limit is a number from 1 to {MOST_TOLD}")
         if not isinstance(sort, str) or sort not in _SORTS:
             raise InvalidValue(f"sort is one of {', '.join(_SORTS)}")
-        return [session.told() for session in nsmallest(limit, self._roster, key=_SORTS[sort])]
+        value = _SORTS[sort]
+
+        def place(session: Session) -> tuple[str | float, str]:
+            return value(session), session.account
+
+        found = nsmallest(limit, self._roster, key=place)
+        found.sort(key=lambda session: (place(session), session.client.address))  # 3 µs each, too many for all
+        return [session.told() for session in found]
 
     def perspective_kick(self, account: object, reason: object) -> int:
         """Close all connections of an account but this one; for administrators.

@@ -374,6 +374,15 @@ class SessionsTests(AdminCase):
         rates = [each["pushes_per_second"] for each in self.ask("sessions", sort="pushes_per_second")]
         self.assertEqual(rates, sorted(rates, reverse=True))
 
+    def test_those_with_equal_values_come_by_account_and_then_by_address(self):
+        self.serve()
+        peers = [self.enter(name) for name in ("carol", "bob", "carol", "bob")]
+        self.assertEqual(len(peers), 4)
+        expected = sorted((each.account, each.client.address) for each in self.rig_.roster)
+        for sort in ("skipped", "account", "connected_since"):
+            told = [(each["account"], each["address"]) for each in self.ask("sessions", sort=sort)]
+            self.assertEqual(told, expected)
+
     def test_only_administrators_are_told_and_only_as_long_as_they_are(self):
         self.serve()
         _, bob = self.enter()
