@@ -225,13 +225,16 @@ def watch(
     the server tells. Exits 0 if it does, 1 if it does not, and 2 if that is not known, whatever the reason: for
     monitoring.
 
-    Of a feed other than the time a line has the stamp, the sample's number in its feed, and the value in JSON; a gap
-    in the numbers is what was published in between and not pushed, a number that comes again says that the value is
-    still in force. Floats are rounded to six digits, or to none behind the point, and a terminal's lines are wrapped;
-    with --json nothing is.
+    A line of the time has its stamp, and how much later it arrived; give or take how much, as soon as it is known how
+    far this host's clock is from the server's. Of any other feed a line has the stamp, the sample's number in its feed,
+    and the value in JSON; a gap in the numbers is what was published in between and not pushed, a number that comes
+    again says that the value is still in force. Floats are rounded to six digits, or to none behind the point, and a
+    terminal's lines are wrapped; with --json nothing is.
 
     JSON has no bytes, no tuples and no NaN: bytes are {"base64": "..."}, a tuple is an array, and a float that is no
     finite number is the string "NaN", "Infinity" or "-Infinity". Keys of an object are strings, whatever they were.
+    "offset" is how far the server's clock was ahead of this host's, "bound" by how much that may be wrong, "round_trip"
+    how long the last exchange took, all in seconds, or null while that is not known.
 
     \b
     Examples:

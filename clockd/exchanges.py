@@ -25,6 +25,8 @@ HERD_SECONDS = 0.5
 
 STATUSES = get_args(ServerStatus)
 
+_log = Logger()  # of a class it would name the connection in each event, and events are kept until somebody logs
+
 
 class Exchanges:
     """The exchanges of one connection.
@@ -36,8 +38,6 @@ class Exchanges:
         chance: Returns a number between two others.
         noticed: Called when an exchange has been told of.
     """
-
-    _log = Logger()
 
     def __init__(
         self,
@@ -62,7 +62,7 @@ class Exchanges:
                 await self._rested(self._pause(next(pauses, None)))
                 await self._exchange()
         except Refused as error:
-            self._log.debug("no exchange with {endpoint}: {error}", endpoint=self._link.endpoint, error=str(error))
+            _log.debug("no exchange with {endpoint}: {error}", endpoint=self._link.endpoint, error=str(error))
 
     def hasten(self) -> None:
         """Have the next exchange as early as the timekeeper wants it."""
@@ -97,7 +97,7 @@ class Exchanges:
         try:
             self._timekeeper.answered(begun, *_told(answer), arrived)
         except InvalidValue as error:
-            self._log.debug("an exchange with {endpoint}: {error}", endpoint=self._link.endpoint, error=str(error))
+            _log.debug("an exchange with {endpoint}: {error}", endpoint=self._link.endpoint, error=str(error))
         self._noticed()
 
 

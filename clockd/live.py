@@ -6,7 +6,6 @@ Rules of this module: what it shows it is handed by the client; it measures noth
 from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable, Iterable
-from math import isfinite
 from statistics import median
 from typing import Any
 
@@ -20,7 +19,7 @@ from clockd.client import ClockClient, Event, Samples, Standing
 from clockd.errors import NotConnected, Refused
 from clockd.lines import amount, moment_of, stamp_of, value_of, way_of
 from clockd.terminal import Drawing, line
-from clockd.values import Reading
+from clockd.values import MIN_SECONDS, Reading
 
 DRAW_SECONDS = 0.1
 """The time is drawn anew so often."""
@@ -43,13 +42,13 @@ LEVELS = (0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1)
 BLOCKS, LETTERS = "▁▂▃▄▅▆▇█", "_.:-=+*#"
 """What a sparkline is made of, and what it is made of where there are no blocks."""
 
-NO_EXCHANGE = "there was no exchange with the server yet"
 STATUS = {
-    "synchronized": "the server's clock is kept right",
-    "holdover": "as it was known before, less certain by the second",
-    "unsynchronized": "the server's clock is not kept right",
-    "unknown": "the server does not know how right its clock is",
+    "synchronized": "synchronized, says the server",
+    "unsynchronized": "unsynchronized, says the server",
+    "unknown": "unknown, says the server",
+    "holdover": "holdover: as known before, less surely",
 }
+NO_EXCHANGE = "unknown: there was no exchange yet"
 
 
 class Track:
@@ -142,7 +141,8 @@ class Face(Drawing):
 
     @property
     def _period(self) -> float | None:
-        return None if self._standing is None else self._standing.periods.get(self._feed)
+        period = None if self._standing is None else self._standing.periods.get(self._feed)
+        return None if period is None or period < MIN_SECONDS else period
 
     def drawn(self) -> Group:
         """Return as many lines as there is room for."""
@@ -181,16 +181,16 @@ class Face(Drawing):
 
     def _middle(self) -> float | None:
         now = self._clock.now()
-        return None if now.offset is None else (now.earliest + now.latest) / 2
+        return None if now.offset is None else now.earliest + (now.latest - now.earliest) / 2
 
     def _rows(self, columns: int) -> Iterable[Text]:
         now, utc = self._clock.now(), self._clock.now(utc=True)
-        yield _row("status", f"{now.status}: {NO_EXCHANGE if now.offset is None else STATUS[now.status]}")
+        yield _row("status", NO_EXCHANGE if now.offset is None else STATUS[now.status])
         yield _row(
             "this host's clock",
             "not known" if now.offset is None else f"{way_of(now.offset)}, give or take {amount(now.bound)}",
         )
-        yield _row("UTC", f"known to within {amount(utc.bound)}" if isfinite(utc.bound) else "not known")
+        yield _row("UTC", f"known to within {amount(utc.bound)}" if utc.offset is not None else "not known")
         trip = self._clock.round_trip
         yield _row("round trip", "-" if trip is None else amount(trip))
         track = self._track
@@ -267,8 +267,8 @@ async def _take_standings(clock: ClockClient, face: Face, reactor: Any) -> None:
 
 
 def _turns(seconds: float, period: float) -> int:
-    """Return how many turns of a period have passed, 1 at least."""
-    return max(1, round(seconds / period))
+    """Return how many turns of a period have passed, 1 at least; a server's stamps may be anything."""
+    return round(min(max(seconds / period, 1), 1e9))
 
 
 def _row(label: str, text: str) -> Text:

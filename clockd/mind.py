@@ -262,12 +262,16 @@ class RemoteMind(_Touched):
             received: When the push came, Unix seconds by the client's clock.
             bound: How well it knows the server's clock, in seconds; infinite if it does not.
         """
-        if self._probing or self._asked is None or not (math.isfinite(received) and bound >= 0):
+        asked = self._asked
+        if asked is None or self._probing:
             return
-        offset = abs(received - (self._asked + self.received) / 2)
-        self._tally.subscriber_offset.observe(min(offset, MAX_SECONDS))  # else one could spoil the sum for ever
+        offset = received - (asked + self.received) / 2
+        if not (-math.inf < offset < math.inf and bound >= 0):  # NaN is neither
+            return
+        tally = self._tally  # what is too large would spoil a sum for ever
+        tally.subscriber_offset.observe(min(abs(offset), MAX_SECONDS))
         if bound < math.inf:
-            self._tally.subscriber_bound.observe(min(bound, MAX_SECONDS))
+            tally.subscriber_bound.observe(min(bound, MAX_SECONDS))
 
     def lost(self) -> None:
         """Take note that the connection has ended."""

@@ -168,8 +168,6 @@ class OffsetEstimator:
         late = offset < max(lowest, self._expected_lower - self._drift * arrived) - LATE_SECONDS
         if stepped := offset > highest + self._rounding:
             self.forget()
-        elif not late:
-            self._expected_lower = -math.inf
         elif offset < lowest - LATE_SECONDS:
             # the clock has shown the stamp before it arrived, whether it was set back or not, so this limit is true
             self._expected_lower = max(self._expected_lower, self._lower, self._older_lower)

@@ -3,7 +3,6 @@
 Rules of this module: what is not known is never found good.
 """
 
-from math import isfinite
 from typing import Any, NamedTuple
 
 from twisted.internet.task import deferLater
@@ -37,7 +36,7 @@ class Verdict(NamedTuple):
 async def look(clock: ClockClient, utc: bool, reactor: Any) -> TimeInterval:
     """Return the interval in which the time lies, as soon as the client knows it well."""
     end = reactor.seconds() + PATIENCE_SECONDS
-    while not isfinite(clock.now().bound):
+    while clock.now().offset is None:
         if reactor.seconds() >= end:
             return clock.now(utc)
         await deferLater(reactor, LOOK_SECONDS)
@@ -55,7 +54,7 @@ def verdict_of(interval: TimeInterval, target: str, tolerance: float, utc: bool)
         utc: Whether the interval is that of UTC.
     """
     offset, bound = interval.offset, interval.bound
-    if offset is None or not isfinite(bound):
+    if offset is None:
         why = "does not say how far its clock is from UTC" if utc else "exchanges no times"
         return Verdict(2, f"not known whether this host's clock is right: {target} {why}")
     inside = abs(offset) <= bound + tolerance

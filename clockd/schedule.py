@@ -159,7 +159,10 @@ class Schedule:
 
     def _wake(self) -> None:
         self._wake_up = None
-        self.prelude()
+        try:
+            self.prelude()
+        except Exception:  # noqa: BLE001  # as for a call
+            self._log.failure("what comes before the calls of a timer failed; the timer goes on")
         started = self.clock.seconds()
         if self._calls is None:
             self._calls = self._fire()

@@ -38,7 +38,7 @@ DOUBT_SECONDS = 1.0
 """Pushes that are late ask for no exchange so soon after the last: where many are late, those would make more late."""
 
 SERVER_DRIFT = 500e-6
-"""How fast the server's own error may grow, in seconds a second; the kernel's (MAXFREQ in kernel/time/ntp.c)."""
+"""How fast the server's own error may grow, in seconds a second: MAXFREQ in Linux's include/linux/timex.h."""
 
 
 class TimeInterval(Struct, frozen=True, gc=False):
@@ -241,7 +241,7 @@ class Timekeeper:
         """Let no question from before count any more, and no push before the next answer."""
         self._epoch += 1
         self._anew = True
-        self._doubted = self.wanted = self.hurry = False
+        self.wanted = self.hurry = False
 
     def _forget(self) -> None:
         """Know nothing any more of a clock that was set."""

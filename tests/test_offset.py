@@ -194,6 +194,9 @@ class PushTests(EstimatorCase):
     def test_one_from_the_latest_possible_moment_does_not(self):
         self.assertIs(self.estimator.pushed(UNIX + 0.5 + 0.0099, 0.5), Pushed.FINE)
 
+    def test_one_from_just_after_it_does(self):
+        self.assertIs(self.estimator.pushed(UNIX + 0.5 + 0.0101, 0.5), Pushed.STEPPED)
+
     def test_after_a_step_the_push_is_the_first_limit(self):
         self.estimator.pushed(UNIX + 10.5, 0.510)
         self.assertTrue(self.estimator.exchanged(exchange(0.6, back=0.030, ahead=UNIX + 10.0)))
@@ -230,6 +233,16 @@ class PushTests(EstimatorCase):
             self.assertIs(self.estimator.exchanged(answered), step == 0.0)
             self.check(0.940, -0.010 + step, 0.020)
 
+    def test_after_an_exchange_as_slow_as_it_was_such_a_push_is_expected(self):
+        self.assertIs(self.estimator.pushed(UNIX + 0.5, 0.590), Pushed.SUSPECT)
+        self.estimator.exchanged(exchange(0.6, there=0.090, back=0.090))
+        self.assertIs(self.estimator.pushed(UNIX + 1.0, 1.090), Pushed.FINE)
+
+    def test_it_tells_so_too_if_one_push_was_later_than_the_other(self):
+        for delay in (0.2, 5.0):
+            self.assertIs(self.estimator.pushed(UNIX + 0.4, 0.5 + delay), Pushed.SUSPECT)
+        self.assertFalse(self.estimator.exchanged(exchange(6.0, ahead=UNIX - 0.1)))
+
     def test_one_that_is_later_still_leaves_room_for_that(self):
         self.estimator.pushed(UNIX + 0.5, 0.7)
         self.assertIs(self.estimator.pushed(UNIX + 0.5, 5.0), Pushed.SUSPECT)
@@ -241,6 +254,14 @@ class PushTests(EstimatorCase):
         self.assertIs(self.estimator.pushed(UNIX + WINDOW + 2 - 3600, WINDOW + 2), Pushed.SUSPECT)
         found = self.estimator.estimate(WINDOW + 2)
         self.assertLessEqual(found.offset - found.bound, UNIX - 3600)
+
+    def test_the_bound_has_room_for_the_rounding_of_larger_stamps(self):
+        before, after = 2.0**31 - 1, 2.0**31 + 1
+        self.estimator.replace(Exchange(0.0, before, before, 0.020))
+        narrower = self.estimator.estimate(5.0).bound
+        self.estimator.pushed(after, 2.060)
+        more = self.estimator.estimate(5.0).bound - narrower
+        self.assertEqual(more, 6 * (math.ulp(after) - math.ulp(before)))
 
     def test_before_the_first_exchange_there_is_no_upper_limit(self):
         self.estimator.forget()
@@ -285,10 +306,13 @@ class World:
         self.wait(delay)
         return stamp, self.local_reading()
 
-    def error(self, estimate):
-        """Return by how much the true offset lies outside the bound, in seconds; below 0 if it does not."""
-        true = (self.server - self.local) / NANO
-        return abs(true - Fraction(estimate.offset)) - Fraction(estimate.bound)
+    def offset(self):
+        return (self.server - self.local) / NANO
+
+
+def outside(true, estimate):
+    """Return by how many seconds the true offset lies outside the bound; below 0 if it does not."""
+    return abs(true - Fraction(estimate.offset)) - Fraction(estimate.bound)
 
 
 EVENTS = st.one_of(
@@ -309,6 +333,7 @@ class TruthTests(SynchronousTestCase):
     def test_the_true_offset_is_never_outside_the_bound(self, drift, local, server, events):
         world = World(drift, local, server)
         estimator = OffsetEstimator(DRIFT)
+        moments = []
         for kind, *numbers in events:
             if kind == "wait":
                 world.wait(*numbers)
@@ -318,9 +343,11 @@ class TruthTests(SynchronousTestCase):
                 self.assertIsNot(estimator.pushed(*world.push(*numbers)), Pushed.STEPPED)
             else:
                 self.assertTrue(estimator.exchanged(world.exchange(*numbers)))
-            estimate = estimator.estimate(world.local_reading())
-            if estimate != NOTHING:
-                self.assertLess(world.error(estimate), 0)
+            moments.append((world.local_reading(), world.offset()))
+            for moment, true in moments:
+                estimate = estimator.estimate(moment)
+                if estimate != NOTHING:
+                    self.assertLess(outside(true, estimate), 0)
 
     @given(st.sampled_from([-1, 1]), st.integers(0, 10**6 * NANO), st.lists(EVENTS.filter(lambda e: e[0] != "drift")))
     def test_it_is_not_for_clocks_that_drift_as_far_as_they_may_by_either_of_them(self, sign, local, events):
@@ -335,7 +362,7 @@ class TruthTests(SynchronousTestCase):
                 self.assertIsNot(estimator.pushed(*world.push(*numbers)), Pushed.STEPPED)
             else:
                 self.assertTrue(estimator.exchanged(world.exchange(*numbers)))
-            self.assertLess(world.error(estimator.estimate(world.local_reading())), 0)
+            self.assertLess(outside(world.offset(), estimator.estimate(world.local_reading())), 0)
 
     @given(st.lists(st.tuples(DELAYS, DELAYS, st.integers(0, 3 * NANO)), min_size=1, max_size=8))
     def test_the_bound_is_never_wider_than_what_the_fastest_exchange_gives(self, exchanges):

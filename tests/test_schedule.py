@@ -141,6 +141,12 @@ class PreludeTests(ScheduleTestCase):
         self.assertEqual([name for name in self.order if name == "prelude"], ["prelude"] * 2)
         self.assertEqual((self.order[0], sorted(self.order[1:3]), self.order[3]), ("prelude", ["a", "b"], "prelude"))
 
+    def test_if_it_raises_the_calls_are_made_all_the_same(self):
+        self.schedule.prelude = lambda: 1 / 0
+        member = self.join(1.0)
+        self.clock.run(2.0)
+        self.assertEqual((len(member.calls), len(self.flushLoggedErrors(ZeroDivisionError))), (2, 2))
+
     def test_it_comes_before_calls_that_are_made_for_others_to_give_way(self):
         self.join(1.0, during=lambda: self.order.append("a"))
         self.schedule.catch_up()

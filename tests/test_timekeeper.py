@@ -79,6 +79,13 @@ class IntervalTests(TimekeeperCase):
         self.assertApproximates(self.keeper.now().offset, 0.3, 1e-5)
         self.assertApproximates(self.keeper.round_trip, 0.020, 1e-6)
 
+    def test_what_passes_before_the_question_goes_does_not_count(self):
+        begun = self.keeper.begin()
+        self.clock.advance(1.0)
+        begun.stamp()
+        self.answer(begun)
+        self.assertApproximates(self.keeper.round_trip, 0.020, 1e-6)
+
     def test_the_status_is_what_the_server_says(self):
         for status in ("unsynchronized", "unknown", "synchronized"):
             self.exchange(status=status)
@@ -234,6 +241,12 @@ class StepTests(TimekeeperCase):
         self.exchange()
         self.check("synchronized", 0.010)
         self.assertEqual(self.keeper.steps, 1)
+
+    def test_a_connection_that_is_lost_wants_nothing(self):
+        self.ahead += 0.1
+        self.push()
+        self.keeper.lost()
+        self.assertEqual((self.keeper.wanted, self.keeper.hurry), (False, False))
 
     def test_after_late_pushes_that_do_not_follow_each_other_none_is_wanted(self):
         for _ in range(3):

@@ -51,6 +51,9 @@ class Avatar(pb.Avatar):
         say("setperiod", feed, period)
         return period
 
+    def perspective_exchange(self, stamp):
+        raise pb.Error("this server tells no time but by pushes")  # which stock PB does not log
+
     def perspective_publish(self, feed, value, stamp):
         say("publish", feed, value)
         return Deferred() if self.mind.broker.transport.disconnecting else 1
