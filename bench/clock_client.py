@@ -2,13 +2,11 @@
 
 The command line is `python -m bench.clock_client PORT NAME SECRET EACH SECONDS`. It begins when a line comes on the
 standard input: for so many seconds sessions of EACH seconds follow each other. At the end it prints, as JSON, the
-sessions, each a list of looks: the seconds since the program asked for the connection, and how far before and after
-this machine's time the interval reaches, or null while the client knows nothing.
+sessions, each a list of looks.
 """
 
 import asyncio
 import json
-import math
 import sys
 import time
 
@@ -17,29 +15,33 @@ from clockd.client import ClockClient, connect
 STEP = 0.02
 """Seconds between two looks."""
 
-SHARP = 20e-6
+SHARP = 100e-6
 """Seconds that a look may take; one that took longer was interrupted, and is taken again."""
 
 TRIES = 10
 
-Look = tuple[float, float | None, float | None]
+Look = tuple[float, float, float, bool]
+"""Seconds since a connection was asked for, the offset, its bound, and whether the interval has this machine's time."""
 
 
 async def session(port: int, name: str, secret: str, seconds: float) -> list[Look]:
-    """Connect, look for so many seconds, and leave."""
+    """Connect, look for so many seconds, and leave; looks at which the client knew nothing are left out."""
     begun = time.monotonic()
     looks = []
     async with connect(f"tcp:127.0.0.1:{port}", name, secret) as clock:
-        while time.monotonic() - begun < seconds:
-            looks.append((time.monotonic() - begun, *look(clock)))
+        while (age := time.monotonic() - begun) < seconds:
+            seen = look(clock)
+            if seen is not None:
+                looks.append((age, *seen))
             await asyncio.sleep(STEP)
     return looks
 
 
-def look(clock: ClockClient) -> tuple[float | None, float | None]:
-    """Return how far before and after this machine's time the interval reaches, in seconds.
+def look(clock: ClockClient) -> tuple[float, float, bool] | None:
+    """Return the offset, the bound, and whether the interval has a time that this machine's clock has shown meanwhile.
 
-    A negative one is wrong whenever between the two readings of this machine's clock the interval was taken.
+    Returns:
+        None if the client knows nothing.
     """
     for _ in range(TRIES):
         before = time.time()
@@ -47,9 +49,9 @@ def look(clock: ClockClient) -> tuple[float | None, float | None]:
         after = time.time()
         if after - before < SHARP:
             break
-    if math.isinf(interval.bound):
-        return None, None
-    return after - interval.earliest, interval.latest - before
+    if interval.offset is None:
+        return None
+    return interval.offset, interval.bound, interval.earliest <= after and interval.latest >= before
 
 
 async def main(port: int, name: str, secret: str, each: float, seconds: float) -> None:

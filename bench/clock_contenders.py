@@ -25,13 +25,16 @@ from bench.processes import SECONDS, Cores, Program, free_port
 Found = list[tuple[float, float]]
 """Offsets, each with its bound."""
 
+Look = tuple[float, float, float, bool]
+"""What `bench.clock_client` prints: an age, an offset, its bound, and whether the interval was right."""
+
 ANEW, ANEW_SECONDS = 4, 1.0
 """Clients of clockd that connect again and again, and how long each connection lasts."""
 
 SETTLED_SECONDS = 0.5
 """Since a connection was asked for; by then a client has made its first four exchanges."""
 
-STAYING, STAYED_SECONDS = 2, 2.0
+STAYING, STAYED_SECONDS = 4, 2.0
 """Clients of clockd that stay connected; since when, after a connection was asked for, they are looked at."""
 
 RUNS = 64
@@ -86,14 +89,14 @@ class Knowledge:
         runs: How many connections, or runs of a program, there were.
         seconds: How long after its start a client knew that, in the median.
         found: What they found.
-        promised: Whether they say that the offset is within the bound.
+        wrong: How often the truth was not within what they gave; None if they gave no bound of the offset.
     """
 
     title: str
     runs: int
     seconds: float
     found: Found
-    promised: bool = True
+    wrong: int | None
 
 
 class Place:
@@ -158,8 +161,8 @@ class Place:
         if network.there is None:
             yield Relayed(tcp, udp, None)
             return
-        near = Relayed(free_port(), free_port(), None)
-        ports = ["--tcp", near.tcp, tcp, *(["--udp", near.udp, udp] if udp else [])]
+        near = Relayed(free_port(), None if udp is None else free_port(), None)
+        ports = ["--tcp", near.tcp, tcp, *([] if udp is None else ["--udp", near.udp, udp])]
         delays = [f"--{name}={getattr(network, name)}" for name in ("there", "back", "jitter", "seed")]
         with self.programs([["relay", *delays, *ports]]) as (program,):
             near.program = program.listens(near.tcp)
@@ -211,29 +214,23 @@ def clockd_clients(place: Place, server: ClockdAsking, port: int, seconds: float
     commands += [["clock_client", *login, seconds, seconds]] * STAYING
     with place.programs(commands) as programs:
         begin(programs)
-        answers = [answer(program, seconds + SECONDS) for program in programs]
-    anew, stayed = ([known(each) for one in some for each in one] for some in (answers[:ANEW], answers[ANEW:]))
+        told = [answer(program, seconds + SECONDS) for program in programs]
+    anew, stayed = ([looks for sessions in some for looks in sessions] for some in (told[:ANEW], told[ANEW:]))
     if not all(anew) or not all(stayed):
         raise RuntimeError("a client of clockd knew nothing of the server's clock to its end")
-    first = [session[0] for session in anew]
+    first = [looks[:1] for looks in anew]
     return [
-        Knowledge(
-            "clockd, first interval", len(anew), median(age for age, *_ in first), since(0, [[f] for f in first])
-        ),
-        Knowledge("clockd, four exchanges", len(anew), SETTLED_SECONDS, since(SETTLED_SECONDS, anew)),
-        Knowledge(f"clockd, connected for {seconds:.0f} s", STAYING, STAYED_SECONDS, since(STAYED_SECONDS, stayed)),
+        clockd_knows("first interval", first, median(look[0] for (look,) in first), 0.0),
+        clockd_knows("four exchanges", anew, SETTLED_SECONDS, SETTLED_SECONDS),
+        clockd_knows(f"connected for {seconds:.0f} s", stayed, STAYED_SECONDS, STAYED_SECONDS),
     ]
 
 
-def known(session: list[tuple[float, float | None, float | None]]) -> list[tuple[float, float, float]]:
-    """Return the looks of a session at which the client knew something."""
-    return [each for each in session if each[1] is not None]
-
-
-def since(age: float, sessions: list[list[tuple[float, float, float]]]) -> Found:
-    """Return what was found by clients from an age on: the middle of the interval, and half its width."""
+def clockd_knows(what: str, sessions: list[list[Look]], seconds: float, age: float) -> Knowledge:
+    """Return what clients of clockd knew from an age on."""
     looks = [look for session in sessions for look in session if look[0] >= age]
-    return [((after - before) / 2, (after + before) / 2) for _, before, after in looks]
+    found = [(offset, bound) for _, offset, bound, _ in looks]
+    return Knowledge(f"clockd, {what}", len(sessions), seconds, found, sum(not right for *_, right in looks))
 
 
 def ntp_clients(place: Place, port: int) -> list[Knowledge]:
@@ -242,8 +239,9 @@ def ntp_clients(place: Place, port: int) -> list[Knowledge]:
         begin([program])
         seconds = SPACING * (STAGES - 1)
         chronyd = chronyd_runs(place, port, seconds)
-        rfc = [(offset, bound) for offset, bound in answer(program)]
-    return [chronyd, Knowledge("RFC 5905, clock filter of eight", len(rfc), seconds, rfc)]
+        rfc: Found = [(offset, bound) for offset, bound in answer(program)]
+    wrong = sum(abs(offset) > bound for offset, bound in rfc)
+    return [chronyd, Knowledge("RFC 5905, our own: eight exchanges", len(rfc), seconds, rfc, wrong)]
 
 
 def chronyd_runs(place: Place, port: int, seconds: float) -> Knowledge:
@@ -258,7 +256,7 @@ def chronyd_runs(place: Place, port: int, seconds: float) -> Knowledge:
             for run in runs:
                 run.ended()
         took = median(run.took for run in runs)
-        return Knowledge("chronyd -Q, iburst", len(runs), took, [run.found() for run in runs], promised=False)
+        return Knowledge("chronyd -Q: three exchanges", len(runs), took, [run.found() for run in runs], None)
     finally:
         for run in runs:
             run.program.stop()
@@ -279,7 +277,7 @@ class ChronydRun:
 
     def __init__(self, place: Place, port: int, name: str) -> None:
         self._logs = place.folder / name
-        asked = ("-Q", "-U", f"-t {SECONDS}", f"server 127.0.0.1 port {port} iburst")
+        asked = ("-Q", "-U", "-t", f"{SECONDS}", f"server 127.0.0.1 port {port} iburst")
         command = place.chronyd_command(name, *asked, f"logdir {self._logs}", "log measurements")
         self.program = Program(command, place.folder / f"{name}.log", place.cores.load)
         self.took = 0.0

@@ -47,7 +47,7 @@ class Row:
         offset_p99: The 99th percentile.
         bound_p50: Of the bound that it gave.
         bound_p99: The 99th percentile.
-        wrong: Looks at which the offset was beyond the bound; None if the bound was not said to be one of the offset.
+        wrong: Looks at which the truth was not within what it gave; None if it gave no bound of the offset.
     """
 
     title: str
@@ -87,7 +87,7 @@ def row(knowledge: Knowledge) -> Row:
         offset_p99=p99(offsets),
         bound_p50=median(bounds),
         bound_p99=p99(bounds),
-        wrong=sum(abs(offset) > bound for offset, bound in knowledge.found) if knowledge.promised else None,
+        wrong=knowledge.wrong,
     )
 
 

@@ -19,13 +19,13 @@ from typing import NamedTuple
 from bench.arrivals import received, stamp_arrivals
 
 STAGES = 8
-"""NSTAGE of RFC 5905, figure 13."""
+"""Exchanges in the clock filter: NSTAGE of RFC 5905, appendix A.1.1."""
 
 SPACING = 2.0
-"""Seconds between two exchanges of a burst: BTIME in appendix A.1.1 of RFC 5905."""
+"""Seconds between two exchanges, as between those of a burst of NTP's (RFC 5905, section 13)."""
 
 PHI = 15e-6
-"""How much faster or slower a clock may run: TOLERANCE of RFC 5905, figure 6."""
+"""How much faster or slower a clock may run: PHI of RFC 5905, appendix A.1.1."""
 
 PRECISION = 1e-6
 """Seconds; of this machine's clock as it is read here."""
@@ -94,8 +94,8 @@ class Client:
     def result(self) -> tuple[float, float]:
         """Return the offset and its bound in seconds, as the clock filter of RFC 5905, section 10, has them.
 
-        The bound is the synchronisation distance to the server: half the delay and the dispersion. The server's own
-        distance from its source is not in it.
+        The bound is the synchronisation distance to the server, half the delay and the dispersion (RFC 5905, section
+        4). The server's own distance from its source is not in it.
         """
         now = max(sample.arrived for sample in self.samples)
         best, *_ = stages = sorted(self.samples)

@@ -457,7 +457,6 @@ class ClockClient:
             await link.held()
         finally:
             exchanging.cancel()
-            self._exchanges = None
             self._timekeeper.lost()
         self._trouble = link.why
         self._announce("lost", link.why)

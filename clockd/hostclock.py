@@ -188,10 +188,10 @@ class HostClock:
         before, self.state = self.state, self._kernel()
         if self.state.status != before.status:
             self._log.info(
-                "this host's clock is {status}: its maximum error is {bound:g} s, TAI - UTC {tai_offset} s",
+                "this host's clock is {status}; its maximum error: {bound}; TAI less UTC: {tai_offset}",
                 status=self.state.status,
-                bound=self.state.bound,
-                tai_offset=self.state.tai_offset,
+                bound="not known" if self.state.bound == math.inf else f"{self.state.bound:.6f} s",
+                tai_offset="not known" if self.state.tai_offset is None else f"{self.state.tai_offset} s",
             )
         self._tally.clock_bound = self.state.bound
         self._tally.clock_synchronized = self.state.status == "synchronized"

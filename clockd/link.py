@@ -103,6 +103,8 @@ class Way:
         factory.protocol = partial(_Broker, self.local)  # type: ignore[assignment]  # it need not be a class
         link = Link(self, await self._dial(factory), factory)
         transport = link.broker.transport
+        if hasattr(transport, "setTcpNoDelay"):  # TLS over a Unix socket has not, whatever its interfaces say
+            transport.setTcpNoDelay(True)  # else a question waits until what was sent before it is acknowledged
         try:
             link.perspective = await self.bounded(self._login(factory, mind_for(link)))
             if not isinstance(link.perspective, pb.RemoteReference):
@@ -305,9 +307,8 @@ class Link:
         return _settled(nobody.callRemote("probe"))
 
     def _gone(self) -> None:
-        failed = failed_for(self.broker.lost_for)
-        self._factory.clientConnectionLost(None, Failure(failed or ConnectionLost()))
-        self.end(None if failed is None else str(failed))
+        self._factory.clientConnectionLost(None, Failure(failed_for(self.broker.lost_for) or ConnectionLost()))
+        self.end()
 
 
 class Mind(pb.Referenceable):

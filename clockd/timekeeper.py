@@ -32,10 +32,10 @@ EXCHANGE_SECONDS = 8.0
 """Seconds from one exchange to the next."""
 
 HOLDOVER_SECONDS = 3 * EXCHANGE_SECONDS
-"""An exchange that is older does not count as a connection to the server's clock."""
+"""Once the last exchange is older, what is known is holdover."""
 
 DOUBT_SECONDS = 1.0
-"""Pushes that are late ask for no exchange so soon after the last: where many are late, those would make more late."""
+"""Late pushes ask for no exchange so soon after the last: where all is late, more messages make it later."""
 
 SERVER_DRIFT = 500e-6
 """How fast the server's own error may grow, in seconds a second: MAXFREQ in Linux's include/linux/timex.h."""

@@ -10,7 +10,7 @@ from clockd.errors import ClockdError
 
 
 async def main(endpoint: str, name: str) -> None:
-    """Log in and print each stamp, and how long it was under way by this host's clock."""
+    """Log in and print each stamp, and how long it was under way."""
     async with connect(endpoint, name, os.environ["CLOCKD_SECRET"]) as clock:
         async for sample in clock.samples("time", period=0.5):
             print(f"{sample.stamp:.6f}  {sample.age * 1000:.2f} ms", flush=True)

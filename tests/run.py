@@ -23,7 +23,10 @@ PACELESS = (
     *("tls", "image", "deploy", "commands", "words", "library", "password_logins", "churn", "publish"),
     *("examples", "administration"),
 )
-WAITING = ("prometheus", "stopped", "subscribers", "wall_clock", "feeds", "feed_sources", "store", "avatars")
+WAITING = (
+    *("prometheus", "stopped", "subscribers", "wall_clock", "feeds", "feed_sources", "store", "avatars"),
+    *("clock", "client_clock", "holdover"),
+)
 
 
 def main() -> None:

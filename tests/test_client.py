@@ -1586,6 +1586,12 @@ class ClosingTests(ClientCase):
 
 
 class ConnectTests(SynchronousTestCase):
+    def test_a_drift_that_is_none_is_told(self):
+        for drift in (-1e-9, 1.0, math.nan, math.inf):
+            self.assertRaises(
+                ValueError, connect, "tcp:host:1", "alice", SECRET, drift=drift, reactor=MemoryReactorClock()
+            )
+
     def test_a_string_that_is_no_endpoint_is_told(self):
         for nonsense in ("", "tcp", "tcp:host", "nonsense:x", "tcp:host:1:nonsense=2"):
             with self.assertRaisesRegex(ConnectionFailed, "tcp:host:8787"):
@@ -1795,6 +1801,13 @@ class TLSTests(ClientCase):
         self.network.factory = self.server.factory
         told = self.refused(ConnectionFailed, "alice")
         self.assertRegex(told, rf"^no TLS with {ENDPOINT}: .*; does it listen there with TLS")
+
+    def test_the_time_is_known_over_tls(self):
+        self.listen()
+        client, entered = self.enter(self.client("alice"))
+        self.successResultOf(entered)
+        self.network.advance(0.25, 0.05)
+        self.assertLess(client.now().bound, 0.001)
 
     def test_once_there_was_a_session_a_server_that_does_not_prove_itself_is_tried_again(self):
         self.listen()
@@ -2060,6 +2073,7 @@ class ClockTests(ClientCase):
         self.network.down = Refused()
         self.lose()
         bound = client.now().bound
+        self.assertEqual(client.now().status, "holdover")
         self.network.advance(100, 1)
         now = client.now()
         self.assertEqual(now.status, "holdover")

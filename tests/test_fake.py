@@ -1,4 +1,5 @@
 import gc
+import math
 from time import time
 
 from doubles import Network
@@ -142,6 +143,27 @@ class FakeServerTests(SynchronousTestCase):
         self.assertEqual(self.server.accounts, [])
         self.network.advance(1, 0.5)
         self.assertTrue(client.connected)
+
+    def test_a_step_by_what_is_no_number_is_a_step(self):
+        client = self.entered()
+        events = client.events()
+        for odd in ({}, {"step_seconds": "1"}, {"step_seconds": math.nan}, {"step_seconds": [1.0]}):
+            self.server.notify("clock_step", **odd)
+            self.network.flush()
+            self.assertEqual(self.successResultOf(self.ask(anext(events))).text, "the server's clock was set")
+
+    def test_a_step_that_it_does_not_tell_of_is_proven_by_the_next_push(self):
+        client = self.entered()
+        self.network.advance(0.5, 0.05)
+        events = client.events()
+        self.server.answers["exchange"] = Deferred()
+        self.server.step(10.0, told=False)
+        self.network.flush()
+        self.assertLess(client.now().bound, 1)
+        self.server.push()
+        self.network.flush()
+        self.assertEqual(client.now().status, "unknown")
+        self.assertEqual(self.successResultOf(self.ask(anext(events))).text, "the server's clock was set")
 
     def test_its_clock_is_exchanged_and_stepped(self):
         self.server.ahead, self.server.bound, self.server.status = -2.0, 0.25, "synchronized"

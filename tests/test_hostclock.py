@@ -240,7 +240,7 @@ class HostClockTests(SynchronousTestCase):
         self.assertEqual(
             [formatEvent(event) for event in logged],
             [
-                "this host's clock is synchronized: its maximum error is 0.25 s, TAI - UTC 37 s",
-                "this host's clock is unknown: its maximum error is inf s, TAI - UTC None s",
+                "this host's clock is synchronized; its maximum error: 0.250000 s; TAI less UTC: 37 s",
+                "this host's clock is unknown; its maximum error: not known; TAI less UTC: not known",
             ],
         )

@@ -19,25 +19,27 @@ time may be a part of a program under test, called with `simulation.timekeeper.n
 
 from collections import deque
 from collections.abc import Callable
-from contextlib import suppress
 from functools import partial
 from random import Random
+from typing import cast
 
+from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import Clock
 
-from clockd.errors import InvalidValue
-from clockd.timekeeper import EXCHANGE_SECONDS, Exchanging, ServerStatus, Timekeeper
+from clockd.exchanges import Exchanges
+from clockd.link import Link
+from clockd.timekeeper import ServerStatus, Timekeeper
 
 Delay = Callable[[], float]
 """Returns how long the next message takes at least, in seconds."""
 
+Answer = tuple[object, float]
+"""What a server answers to an exchange, and when it had arrived, local."""
+
 NANO = 10**9
 EPOCH = 1_800_000_000.0
 """What the server's clock shows at first."""
-
-FIRST_PAUSES = (0.05, 0.05, 0.1)
-"""Seconds between the first exchanges of a connection."""
 
 NOTICE_SECONDS = 1.0
 """A server says so long after its clock was set, at the latest, that it was."""
@@ -126,8 +128,8 @@ class SimulatedLink:
 class Simulation:
     """A server, a client's timekeeper, and the connection between them.
 
-    Client and server do what those of clockd do: exchanges one after another, more often at first and when one is
-    wanted, pushes of the time once a period, and a notice after the server's clock was set.
+    The client exchanges when clockd's would, and the server does what clockd's does: it pushes the time once a period,
+    and sends a notice after its clock was set.
 
     Args:
         random: Where chance comes from.
@@ -216,23 +218,28 @@ class Simulation:
 
 
 class _Connection:
-    """What goes on over one connection."""
+    """What goes on over one connection; to the client's exchanges it is their `Link`."""
+
+    endpoint = "a simulated server"
 
     def __init__(self, simulation: Simulation, random: Random) -> None:
         self._simulation = simulation
         self._random = random
-        self._pauses = iter(FIRST_PAUSES)
+        self._exchanges = Exchanges(
+            cast("Link", self), simulation.timekeeper, simulation.time, random.uniform, lambda: None
+        )
+        self._exchanging: Deferred[None] = succeed(None)
         self._ended = False
-        self._resting = 0  # numbers the rests between exchanges; one that was cut short is not the last
-        self._asking = False
         self._telling = False
 
     def begin(self) -> None:
-        self._ask()
+        self._exchanging = Deferred.fromCoroutine(self._exchanges.run())
         self._push_each_period()
 
     def end(self) -> None:
         self._ended = True
+        self._exchanging.addErrback(lambda failure: failure.trap(CancelledError))
+        self._exchanging.cancel()
 
     def tell_soon(self) -> None:
         """Say that the clock was set, before the next push."""
@@ -253,53 +260,35 @@ class _Connection:
             self._telling = False
             self._simulation.back.send(self._stepped)
 
-    def _asked(self, begun: Exchanging) -> None:
-        self._later(self._simulation.takes(), partial(self._answer, begun, self._simulation.server()))
+    def _asked(self, answered: "Deferred[Answer]", sent: float) -> None:
+        answer = partial(self._answer, answered, sent, self._simulation.server())
+        self._later(self._simulation.takes(), answer)
 
-    def _answer(self, begun: Exchanging, received: float) -> None:
+    def _answer(self, answered: "Deferred[Answer]", sent: float, received: float) -> None:
         simulation = self._simulation
-        answer = (received, simulation.server(), simulation.bound, simulation.status)
-        simulation.back.send(partial(self._answered, begun, *answer))
+        answer: object = [sent, received, simulation.server(), simulation.bound, simulation.status]
+        simulation.back.send(partial(self._answered, answered, answer))
 
     # the client
 
-    def _ask(self) -> None:
-        self._asking = True
-        self._resting += 1
-        self._simulation.there.send(partial(self._asked, self._simulation.timekeeper.begin()))
+    def exchange(self, stamp: Callable[[], float]) -> "Deferred[Answer]":
+        answered: Deferred[Answer] = Deferred()
+        self._simulation.there.send(partial(self._asked, answered, stamp()))
+        return answered
 
-    def _answered(
-        self, begun: Exchanging, received: float, transmitted: float, bound: float, status: ServerStatus
-    ) -> None:
-        simulation = self._simulation
-        simulation.exchanges += 1
-        self._asking = False
-        with suppress(InvalidValue):  # the server's clock was set between its two stamps
-            simulation.timekeeper.answered(begun, received, transmitted, bound, status, simulation.local())
-        self._rest(next(self._pauses, EXCHANGE_SECONDS * self._random.uniform(0.9, 1.1)))
+    def _answered(self, answered: "Deferred[Answer]", answer: object) -> None:
+        self._simulation.exchanges += 1
+        answered.callback((answer, self._simulation.local()))
 
     def _pushed(self, stamp: float) -> None:
         simulation = self._simulation
         simulation.timekeeper.pushed(stamp, simulation.local())
-        if simulation.timekeeper.hurry and not self._asking:
-            self._ask()
+        if simulation.timekeeper.hurry:
+            self._exchanges.hasten()
 
     def _stepped(self) -> None:
         self._simulation.timekeeper.stepped()
-        if not self._asking:
-            self._rest(self._random.uniform(0.0, 0.5))
-
-    def _rest(self, seconds: float) -> None:
-        """Ask after so long; sooner if an exchange is wanted."""
-        timekeeper = self._simulation.timekeeper
-        if timekeeper.wanted:
-            seconds = 0.0 if timekeeper.hurry else self._random.uniform(0.0, 0.5)
-        self._resting += 1
-        self._later(seconds, partial(self._rested, self._resting))
-
-    def _rested(self, resting: int) -> None:
-        if resting == self._resting:
-            self._ask()
+        self._exchanges.hasten()
 
     def _later(self, seconds: float, call: Callable[[], object]) -> None:
         """Call something later, if the connection is still there then."""

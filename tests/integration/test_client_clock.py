@@ -131,6 +131,7 @@ def test_the_fake_server_listens_and_leaves_nothing_behind():
                 server.ahead = 60.0
                 server.drop()
                 print((await anext(events)).kind, (await anext(events)).kind)
+                assert clock._link.broker.transport.getTcpNoDelay()
                 await until(lambda: abs(clock.now().offset or 0.0) > 1)
                 print(round(clock.now().offset))
                 server.step(-120.0)

@@ -49,6 +49,10 @@ class Block:
         return self.language == "toml" and self.text.startswith("[feeds.")
 
     @property
+    def is_test(self):
+        return self.language == "python" and self.page == "docs/testing.md"
+
+    @property
     def is_make(self):
         return self.language == "sh" and all(line.split()[0] == "make" for line in self.text.splitlines())
 
@@ -64,7 +68,8 @@ BLOCKS = [block for page in PAGES for block in blocks_of(page)]
 
 
 def some(*, language):
-    blocks = [b for b in BLOCKS if b.language == language and not (b.is_server or b.is_make or b.is_feeds)]
+    others = [b for b in BLOCKS if b.is_server or b.is_make or b.is_feeds or b.is_test]
+    blocks = [b for b in BLOCKS if b.language == language and b not in others]
     return pytest.mark.parametrize("block", blocks, ids=str)
 
 
@@ -156,6 +161,21 @@ def test_programs_get_ticks(block, server, tmp_path):
     assert len(ticks(said)) >= 3, said
     assert "Traceback" not in said, said
     assert ticks(said) == sorted(ticks(said))
+
+
+@pytest.mark.parametrize("block", [b for b in BLOCKS if b.is_test], ids=str)
+def test_tests_pass(block, tmp_path):
+    program, output = tmp_path / "program.py", tmp_path / "output"
+    program.write_text(block.text, encoding="utf-8")
+    with running([sys.executable, str(program)], tmp_path, plain_environment(), output) as process:
+        said = wait_for(lambda _: False, process, output)
+    assert (process.returncode, said) == (0, "")
+
+
+def test_a_client_takes_fifteen_lines():
+    programs = [block.text for block in BLOCKS if block.page == "README.md" and block.language == "python"]
+    assert len(programs) == 2
+    assert max(len(program.splitlines()) for program in programs) <= 15
 
 
 @some(language="sh")
