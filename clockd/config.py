@@ -31,6 +31,16 @@ LIKENESS = 0.75
 
 LAST_PORT = 65535
 
+_WORDS = {
+    "array": "a list",
+    "bool": "true or false",
+    "float": "a number",
+    "int": "a whole number",
+    "object": "a section",
+    "str": "a text",
+}
+"""What msgspec calls a type, in words of those who write a configuration."""
+
 _log = Logger()
 
 
@@ -274,11 +284,22 @@ def told_where(
         if found is None or found[1] not in Config.__struct_fields__:
             raise
         origin = str(file or "defaults")
-        if found[1] in _SECTIONS and (name := _variable(found[1], found[2])) in environment:
-            origin = name
+        if found[1] in _SECTIONS:
+            if file is not None and not _has(file, found[1], found[2]):
+                origin = "defaults"
+            if (name := _variable(found[1], found[2])) in environment:
+                origin = name
         if (found[1], found[2]) in (flags or {}):
             origin = "command line"
         raise type(error)(f"{origin}: {error}") from error
+
+
+def _has(file: Path, section: str, key: str) -> bool:
+    """Return whether a file has a key; what cannot be read again is thought to."""
+    try:
+        return not file.is_file() or key in _read(file).get(section, {})
+    except (Misconfigured, TypeError):
+        return True
 
 
 def _variable(section: str, key: str) -> str:
@@ -343,8 +364,8 @@ def _check_feed(where: str, name: str, section: object) -> None:
             known = _KINDS[kind].__struct_fields__
             what = f"no such key; there are: {', '.join(known)}" if "unknown" in what else "is needed"
             key = missing[1]
-        what = _as_list(what, cast("dict[str, object]", section).get(key))
-        raise Misconfigured(f"{where}: feeds.{name}.{key}: {what[:1].lower()}{what[1:]}") from error
+        what = _in_words(what, cast("dict[str, object]", section).get(key))
+        raise Misconfigured(f"{where}: feeds.{name}.{key}: {what}") from error
 
 
 def _read(file: Path) -> dict[str, Any]:
@@ -369,10 +390,20 @@ def _put(tree: dict[str, Any], section: str, key: str, value: object) -> None:
         tree[section][key] = value
 
 
-def _as_list(what: str, value: object) -> str:
-    """Return what is wrong, and how a text is written where a list of them has to be."""
-    brackets = what == "Expected `array`, got `str`"
-    return f"{what}; write {json.dumps([value], ensure_ascii=False)}" if brackets else what
+def _in_words(what: str, value: object) -> str:
+    """Return what msgspec says of a value in words of who wrote it; a text that has to be a list as it is written."""
+    hint = f"; write {json.dumps([value], ensure_ascii=False)}" if what == "Expected `array`, got `str`" else ""
+    what = re.sub(r"`(\w+)`", lambda found: _WORDS.get(found[1], f"a {found[1]}"), what)
+    for theirs, ours in (
+        ("Expected ", "is to be "),
+        (", got a number", ", not a fraction"),  # where a whole one is to be
+        (", got ", ", not "),
+        (" of length >= 1", " that is not empty"),
+        (" >= ", " of at least "),
+        (" <= ", " of at most "),
+    ):
+        what = what.replace(theirs, ours)
+    return what.removesuffix(".0") + hint
 
 
 def _explain(message: str, file: str, origins: Mapping[tuple[str, str], str], tree: dict[str, Any]) -> str:
@@ -385,12 +416,14 @@ def _explain(message: str, file: str, origins: Mapping[tuple[str, str], str], tr
         hint = f"did you mean {near[0]}?" if near else f"there are: {', '.join(known)}"
         parts.append(unknown[1])
         what = f"no such {'key' if len(parts) > 1 else 'section'}; {hint}"
-    elif len(parts) == 1:
-        key, colon, rest = what.partition(": ")
-        if colon and key in _SECTIONS[parts[0]].__struct_fields__:
-            parts.append(key)
-            what = rest
+    elif len(parts) > 1 and what.startswith("Invalid enum value"):
+        what = f"is to be one of: {', '.join(get_args(_SECTIONS[parts[0]].__annotations__[parts[1]]))}"
     elif len(parts) > 1:
-        what = _as_list(what, tree.get(parts[0], {}).get(parts[1]))
+        what = _in_words(what, tree[parts[0]][parts[1]])
+    elif what.startswith("Expected "):
+        what = _in_words(what, None)
+    else:  # said by one of our structures
+        key, _, what = what.partition(": ")
+        parts.append(key)
     origin = origins.get((parts[0], parts[1]), file) if len(parts) > 1 else file
-    return f"{origin}: {'.'.join(parts[:2])}: {what[:1].lower()}{what[1:]}"
+    return f"{origin}: {'.'.join(parts[:2])}: {what}"

@@ -5,6 +5,7 @@ what it answers in place of a result is raised as one of our classes.
 """
 
 import math
+import os
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from functools import partial
@@ -14,7 +15,7 @@ from twisted.cred.credentials import UsernamePassword
 from twisted.internet.abstract import FileDescriptor
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.defer import TimeoutError as TimedOut
-from twisted.internet.error import ConnectingCancelledError, ConnectionLost
+from twisted.internet.error import ConnectingCancelledError, ConnectionLost, DNSLookupError, UnknownHostError
 from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
@@ -138,9 +139,19 @@ class Way:
         except CancelledError:
             raise
         except Exception as error:
-            timed_out = isinstance(error, TimedOut | ConnectingCancelledError)
-            what = f"no connection within {self.patience:g} s" if timed_out else str(error).rstrip(".")
-            raise ConnectionFailed(f"cannot connect to {self.endpoint}: {what}; does clockd listen there?") from error
+            raise ConnectionFailed(f"cannot connect to {self.endpoint}: {self._trouble(error)}") from error
+
+    def _trouble(self, error: Exception) -> str:
+        """Return why there is no connection, and what to look at."""
+        if isinstance(error, DNSLookupError | UnknownHostError):
+            return "the name of the host is not known; is it spelt right?"
+        if isinstance(error, TimedOut | ConnectingCancelledError):
+            what = f"no connection within {self.patience:g} s"
+        elif number := getattr(error, "osError", None):  # Twisted says it twice
+            what = os.strerror(number)
+        else:
+            what = str(error).rstrip(".")
+        return f"{what}; does clockd listen there?"
 
     def _login(self, factory: pb.PBClientFactory, mind: pb.Referenceable) -> Any:
         """Ask for the perspective, by name and secret or by the certificate that TLS has shown."""

@@ -1,9 +1,10 @@
 """A greeter for each name, kept for ever, behind an avatar for each connection that is gone with it.
 
-Start `python examples/cached_greeter.py [PORT]`, and in other terminals the commands that it prints, more than once.
+Start `python examples/cached_greeter.py [PORT]`, and in other terminals the commands that it prints, more than once:
+each is greeted twice, and told that this was all.
 
 The greeter counts for all clients of a name; what concerns one connection is its avatar's: here, that it is greeted
-three times at most. An error of `clockd.errors` reaches the client under its name, where
+twice at most. An error of `clockd.errors` reaches the client under its name, where
 `failure.check("clockd.errors.NotPermitted")` tells it from others; any other would be logged here, and not be told.
 """
 
@@ -17,7 +18,7 @@ from zope.interface import implementer
 from clockd.errors import NotPermitted
 from clockd.interfaces import IClient, ISession
 
-MOST = 3
+MOST = 2
 """Greetings a connection."""
 
 
@@ -66,4 +67,4 @@ class GreeterRealm:
 
 
 if __name__ == "__main__":
-    Example().serve(GreeterRealm(), "greet")
+    Example().serve(GreeterRealm(), "greet greet greet")

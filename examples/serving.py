@@ -80,6 +80,6 @@ class Example:
         print(f"Listening on {broker}. Ctrl-C ends it. Meanwhile, in other terminals:\n")
         python, stock = map(os.path.relpath, (sys.executable, Path(__file__).with_name("stock.py")))
         for name, secret in secrets.items():
-            print(f"  CLOCKD_SECRET={secret} {python} {stock} {broker} {name} {call}")
+            print(f"  CLOCKD_SECRET={secret} \\\n  {python} {stock} {broker} {name} {call}")
         print(f"  curl -s http://{metrics}/metrics | grep ^clockd_logins_total\n", flush=True)
         await Deferred()

@@ -16,6 +16,7 @@ from twisted.cred.portal import IRealm, Portal
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.endpoints import clientFromString, wrapClientTLS
 from twisted.internet.error import ConnectionRefusedError as Refused
+from twisted.internet.error import DNSLookupError, UnknownHostError
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.testing import MemoryReactorClock, StringTransport
 from twisted.logger import formatEvent
@@ -124,12 +125,18 @@ class EnteringTests(ClientCase):
         self.successResultOf(self.leave(client))
         self.assertEqual((self.server.tally.closed["client"], self.clock.getDelayedCalls()), (1, []))
 
-    def test_nobody_there_is_a_connection_that_failed(self):
-        self.network.down = Refused()
-        _, entered = self.enter()
-        error = self.failureResultOf(entered, ConnectionFailed).value
-        self.assertIn(f"cannot connect to {ENDPOINT}: Connection was refused by other side", str(error))
-        self.assertEqual((self.network.attempts, self.clock.getDelayedCalls()), (1, []))
+    def test_a_connection_that_failed_is_told_with_what_to_look_at(self):
+        for down, told in (
+            (Refused(), "Connection was refused by other side; does clockd listen there?"),
+            (Refused(111, "in other words"), "Connection refused; does clockd listen there?"),
+            (DNSLookupError("host"), "the name of the host is not known; is it spelt right?"),
+            (UnknownHostError(), "the name of the host is not known; is it spelt right?"),
+        ):
+            self.network.down, before = down, self.network.attempts
+            _, entered = self.enter()
+            error = self.failureResultOf(entered, ConnectionFailed).value
+            self.assertEqual(str(error), f"cannot connect to {ENDPOINT}: {told}")
+            self.assertEqual((self.network.attempts - before, self.clock.getDelayedCalls()), (1, []))
 
     def test_a_connection_that_takes_too_long_failed(self):
         self.network.delays = True

@@ -183,22 +183,22 @@ class MessagesTests(ConfigCase):
 
     def test_a_section_that_is_a_value_is_told_even_if_the_environment_has_a_key_of_it(self):
         for environment in ({}, {"CLOCKD_SERVER_LISTEN": "['tcp:1']"}):
-            self.wrong("FILE: server: expected `object`, got `int`", "server = 1\n", environment)
+            self.wrong("FILE: server: is to be a section, not a whole number", "server = 1\n", environment)
 
     def test_a_wrong_type_is_told_where_it_was_written(self):
-        self.wrong("FILE: auth.anonymous: expected `bool`, got `int`", "[auth]\nanonymous = 1\n")
+        self.wrong("FILE: auth.anonymous: is to be true or false, not a whole number", "[auth]\nanonymous = 1\n")
         self.wrong(
-            "CLOCKD_AUTH_ANONYMOUS: auth.anonymous: expected `bool`, got `str`",
+            "CLOCKD_AUTH_ANONYMOUS: auth.anonymous: is to be true or false, not a text",
             environment={"CLOCKD_AUTH_ANONYMOUS": "yes"},
         )
         self.wrong(
-            "command line: auth.anonymous: expected `bool`, got `int`",
+            "command line: auth.anonymous: is to be true or false, not a whole number",
             environment={"CLOCKD_AUTH_ANONYMOUS": "yes"},
             flags={("auth", "anonymous"): 1},
         )
 
     def test_a_wrong_element_of_a_list_is_told_by_the_lists_key(self):
-        self.wrong("FILE: server.listen: expected `str`, got `int`", '[server]\nlisten = ["tcp:1", 2]\n')
+        self.wrong("FILE: server.listen: is to be a text, not a whole number", '[server]\nlisten = ["tcp:1", 2]\n')
 
     def test_a_ping_that_no_login_could_outlast_is_told(self):
         ping = '[avatars]\nwhen_full = "ping"\n'
@@ -214,23 +214,34 @@ class MessagesTests(ConfigCase):
             "[limits]\nmin_period = 2\n",
         )
 
-    def test_a_bool_is_no_number_and_a_float_no_count(self):
-        self.wrong("FILE: limits.min_period: expected `float`, got `bool`", "[limits]\nmin_period = true\n")
+    def test_what_there_is_to_choose_from_is_told(self):
+        self.wrong("FILE: avatars.when_full: is to be one of: reject, replace, ping", "[avatars]\nwhen_full = 'kill'\n")
         self.wrong(
-            "FILE: limits.connections_per_account: expected `int`, got `float`",
+            "CLOCKD_AVATARS_SHARING: avatars.sharing: is to be one of: connection, account",
+            environment={"CLOCKD_AVATARS_SHARING": "all"},
+        )
+        self.wrong("FILE: avatars.sharing: is to be a text, not a whole number", "[avatars]\nsharing = 1\n")
+        self.wrong("FILE: auth.users: is to be a text, not a date", "[auth]\nusers = 1979-05-27\n")
+
+    def test_a_bool_is_no_number_and_a_float_no_count(self):
+        self.wrong("FILE: limits.min_period: is to be a number, not true or false", "[limits]\nmin_period = true\n")
+        self.wrong(
+            "FILE: limits.connections_per_account: is to be a whole number, not a fraction",
             "[limits]\nconnections_per_account = 2.5\n",
         )
 
     def test_a_text_in_place_of_a_list_is_told_as_it_has_to_be_written(self):
-        expected = 'server.listen: expected `array`, got `str`; write ["tcp:8787"]'
+        expected = 'server.listen: is to be a list, not a text; write ["tcp:8787"]'
         self.wrong(f"FILE: {expected}", '[server]\nlisten = "tcp:8787"\n')
         self.wrong(f"CLOCKD_SERVER_LISTEN: {expected}", environment={"CLOCKD_SERVER_LISTEN": "tcp:8787"})
 
     def test_what_is_found_wrong_later_is_told_where_it_was_written(self):
-        file = self.write("")
+        file = self.write("[tls]\ncertificate = 'c'\n[metrics]\nlisten = 'd'\n")
         environment, flags = {"CLOCKD_SERVER_LISTEN": "a"}, {("auth", "users"): "b"}
         for words, origin in (
             ("tls.certificate: c: cannot be read", f"{file}: "),
+            ("tls.private_key: : cannot be read", "defaults: "),
+            ("limits.connections: 10000: too many", "defaults: "),
             ("feeds.node.load.plugin: is none", f"{file}: "),
             ("server.listen: a: is none", "CLOCKD_SERVER_LISTEN: "),
             ("auth.users: b: is none", "command line: "),
@@ -242,6 +253,14 @@ class MessagesTests(ConfigCase):
             self.assertEqual(str(caught.exception), origin + words)
         with self.assertRaisesRegex(Misconfigured, r"^defaults: server\.listen: a$"), told_where(None, {}):
             raise Misconfigured("server.listen: a")
+
+    def test_what_cannot_be_read_again_is_told_as_where_it_was_written(self):
+        pipe, folder, broken = Path(self.mktemp()), Path(self.mktemp()), self.write("server = 1\n")
+        os.mkfifo(pipe)
+        folder.mkdir()
+        for file in (pipe, folder, broken, self.write("="), Path("none")):
+            with self.assertRaisesRegex(Misconfigured, f"^{file}: server"), told_where(file, {}):
+                raise Misconfigured("server.listen: a")
 
 
 class EndpointTests(ConfigCase):
@@ -315,7 +334,7 @@ class BoundsTests(ConfigCase):
     def test_the_shortest_and_the_longest_default_period_is_a_year_at_most(self):
         text = f"[limits]\ndefault_period = {{0}}\nmin_period = {{0}}\nmax_period = {YEAR}\n"
         self.assertEqual(load(self.write(text.format(YEAR)), {}).limits, Limits(YEAR, YEAR, YEAR))
-        self.wrong("FILE: limits.default_period: expected `float` <= 31622400.0", text.format(YEAR + 1))
+        self.wrong("FILE: limits.default_period: is to be a number of at most 31622400", text.format(YEAR + 1))
 
     def test_what_is_no_regular_file_is_not_read_again(self):
         file = self.write("[limits]\nmin_period = 2\ndefault_period = 2\n")
@@ -329,11 +348,11 @@ class BoundsTests(ConfigCase):
 
     def test_one_address_to_listen_on_is_enough_and_none_is_too_few(self):
         self.assertEqual(load(environment={"CLOCKD_SERVER_LISTEN": '["x"]'}).server, Server(("x",)))
-        self.wrong("FILE: server.listen: expected `array` of length >= 1", "[server]\nlisten = []\n")
+        self.wrong("FILE: server.listen: is to be a list that is not empty", "[server]\nlisten = []\n")
 
     def test_no_text_may_be_empty(self):
         for section, key, empty in (("server", "listen", '[""]'), ("auth", "users", '""'), ("metrics", "listen", '""')):
-            self.wrong(f"FILE: {section}.{key}: expected `str` of length >= 1", f"[{section}]\n{key} = {empty}\n")
+            self.wrong(f"FILE: {section}.{key}: is to be a text that is not empty", f"[{section}]\n{key} = {empty}\n")
 
 
 class TlsTests(ConfigCase):
@@ -368,12 +387,12 @@ class TlsTests(ConfigCase):
 
     def test_what_is_wrong_in_it_is_told(self):
         for text, expected in (
-            ("listen = ['']", "FILE: tls.listen: expected `str` of length >= 1"),
-            ("listen = 'tcp:1'", 'FILE: tls.listen: expected `array`, got `str`; write ["tcp:1"]'),
-            ("listen = [1]", "FILE: tls.listen: expected `str`, got `int`"),
-            ("certificate = 1", "FILE: tls.certificate: expected `str`, got `int`"),
-            ("client_ca = true", "FILE: tls.client_ca: expected `str`, got `bool`"),
-            ("private_key = ['a']", "FILE: tls.private_key: expected `str`, got `array`"),
+            ("listen = ['']", "FILE: tls.listen: is to be a text that is not empty"),
+            ("listen = 'tcp:1'", 'FILE: tls.listen: is to be a list, not a text; write ["tcp:1"]'),
+            ("listen = [1]", "FILE: tls.listen: is to be a text, not a whole number"),
+            ("certificate = 1", "FILE: tls.certificate: is to be a text, not a whole number"),
+            ("client_ca = true", "FILE: tls.client_ca: is to be a text, not true or false"),
+            ("private_key = ['a']", "FILE: tls.private_key: is to be a text, not a list"),
             ("key = 'a'", "FILE: tls.key: no such key; there are: listen, certificate, private_key, client_ca"),
             ("private_kye = 'a'", "FILE: tls.private_kye: no such key; did you mean private_key?"),
         ):
@@ -463,21 +482,21 @@ class FeedsTests(ConfigCase):
 
     def test_a_value_that_is_wrong_is_told_with_the_feed_and_the_key(self):
         for kind, line, expected in (
-            ("push", "read = 1", "load.read: expected `array`, got `int`"),
-            ("push", 'read = "alice"', 'load.read: expected `array`, got `str`; write ["alice"]'),
-            ("push", 'read = ["a", ""]', "load.read: expected `str` of length >= 1"),
-            ("push", "publish = [1]", "load.publish: expected `str`, got `int`"),
-            ("host", "every = 0", "load.every: expected `float` >= 0.001"),
-            ("host", "every = nan", "load.every: expected `float` >= 0.001"),
-            ("host", "every = true", "load.every: expected `float`, got `bool`"),
-            ("clockd", "every = -1", "load.every: expected `float` >= 0.001"),
-            ("clockd", f"every = {YEAR + 1}", "load.every: expected `float` <= 31622400.0"),
-            ("python", "every = inf", "load.every: expected `float` <= 31622400.0"),
-            ("python", 'every = "1"', "load.every: expected `float`, got `str`"),
-            ("python", 'plugin = ""', "load.plugin: expected `str` of length >= 1"),
-            ("prometheus", "metrics = []", "load.metrics: expected `array` of length >= 1"),
-            ("prometheus", 'metrics = [""]', "load.metrics: expected `str` of length >= 1"),
-            ("prometheus", "url = 1", "load.url: expected `str`, got `int`"),
+            ("push", "read = 1", "load.read: is to be a list, not a whole number"),
+            ("push", 'read = "alice"', 'load.read: is to be a list, not a text; write ["alice"]'),
+            ("push", 'read = ["a", ""]', "load.read: is to be a text that is not empty"),
+            ("push", "publish = [1]", "load.publish: is to be a text, not a whole number"),
+            ("host", "every = 0", "load.every: is to be a number of at least 0.001"),
+            ("host", "every = nan", "load.every: is to be a number of at least 0.001"),
+            ("host", "every = true", "load.every: is to be a number, not true or false"),
+            ("clockd", "every = -1", "load.every: is to be a number of at least 0.001"),
+            ("clockd", f"every = {YEAR + 1}", "load.every: is to be a number of at most 31622400"),
+            ("python", "every = inf", "load.every: is to be a number of at most 31622400"),
+            ("python", 'every = "1"', "load.every: is to be a number, not a text"),
+            ("python", 'plugin = ""', "load.plugin: is to be a text that is not empty"),
+            ("prometheus", "metrics = []", "load.metrics: is to be a list that is not empty"),
+            ("prometheus", 'metrics = [""]', "load.metrics: is to be a text that is not empty"),
+            ("prometheus", "url = 1", "load.url: is to be a text, not a whole number"),
         ):
             self.refused("load", kind, line, expected)
 
@@ -489,8 +508,8 @@ class FeedsTests(ConfigCase):
         self.wrong("FILE: feeds: there are 256, and 255 at most can be served", text(MOST_FEEDS))
 
     def test_feeds_that_are_no_section_are_told(self):
-        for value, kind in (("1", "int"), ("[]", "array"), ('"a"', "str")):
-            self.wrong(f"FILE: feeds: expected `object`, got `{kind}`", f"feeds = {value}\n")
+        for value, kind in (("1", "a whole number"), ("[]", "a list"), ('"a"', "a text")):
+            self.wrong(f"FILE: feeds: is to be a section, not {kind}", f"feeds = {value}\n")
 
     def test_they_are_read_from_the_file_alone(self):
         environment = dict.fromkeys(("CLOCKD_FEEDS", "CLOCKD_FEEDS_LOAD", "CLOCKD_FEEDS_LOAD_KIND"), "push")

@@ -332,15 +332,25 @@ class SessionsTests(AdminCase):
         self.assertEqual(found["bob"]["address"], bob.server.peer())
         self.assertAlmostEqual(found["bob"]["pushes_per_second"], 1.1)
 
-    def test_the_rate_is_since_somebody_asked_last_but_over_a_second_at_least(self):
+    def test_the_rate_is_a_mean_over_the_last_two_seconds_or_more_however_many_look(self):
         self.serve()
-        self.advance(10)
-        self.ask("sessions")
         self.ask("setperiod", 0.1)
-        self.advance(0.5, 0.1)
-        self.assertAlmostEqual(self.ask("sessions")[0]["pushes_per_second"], 1.1)
-        self.advance(1.5, 0.1)
-        self.assertAlmostEqual(self.ask("sessions")[0]["pushes_per_second"], 10.0, delta=0.6)
+        for _ in range(10):
+            self.advance(2, 0.1)
+            self.assertTrue(9.4 < self.ask("sessions")[0]["pushes_per_second"] < 10.6)
+        self.ask("setperiod", 1)
+        self.advance(4)
+        for _ in range(40):  # one looks every two seconds, others in between
+            self.advance(0.4, 0.1)
+            self.assertTrue(0.49 < self.ask("sessions")[0]["pushes_per_second"] < 1.51)
+
+    def test_the_rate_of_who_has_just_come_is_counted_over_two_seconds(self):
+        self.serve()
+        _kept = self.enter()
+        for age, pushes in ((0, 1), (1, 2), (1, 3)):
+            self.advance(age)
+            told = {session["account"]: session["pushes_per_second"] for session in self.ask("sessions")}
+            self.assertAlmostEqual(told["bob"], pushes / 2)
 
     def test_they_come_in_the_order_that_was_asked_for_and_no_more_than_the_limit(self):
         self.serve()
@@ -363,6 +373,15 @@ class SessionsTests(AdminCase):
         self.assertEqual(addresses, sorted(addresses))
         rates = [each["pushes_per_second"] for each in self.ask("sessions", sort="pushes_per_second")]
         self.assertEqual(rates, sorted(rates, reverse=True))
+
+    def test_those_with_equal_values_come_by_account_and_then_by_address(self):
+        self.serve()
+        peers = [self.enter(name) for name in ("carol", "bob", "carol", "bob")]
+        self.assertEqual(len(peers), 4)
+        expected = sorted((each.account, each.client.address) for each in self.rig_.roster)
+        for sort in ("skipped", "account", "connected_since"):
+            told = [(each["account"], each["address"]) for each in self.ask("sessions", sort=sort)]
+            self.assertEqual(told, expected)
 
     def test_only_administrators_are_told_and_only_as_long_as_they_are(self):
         self.serve()

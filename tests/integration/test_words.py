@@ -163,6 +163,34 @@ def test_programs_get_ticks(block, server, tmp_path):
     assert ticks(said) == sorted(ticks(said))
 
 
+CLIENTS = [block for block in BLOCKS if block.page == "README.md" and block.language == "python"]
+
+
+@pytest.mark.parametrize("block", CLIENTS, ids=str)
+def test_the_clients_of_the_readme_end_quietly_on_ctrl_c(block, server, tmp_path):
+    program, output = tmp_path / "program.py", tmp_path / "output"
+    program.write_text(server.here(block.text), encoding="utf-8")
+    with running([sys.executable, str(program)], tmp_path, server.environment, output) as process:
+        wait_for(lambda text: len(ticks(text)) >= 1, process, output)
+        process.send_signal(signal.SIGINT)
+        process.wait(SECONDS)
+    said = output.read_text(encoding="utf-8")
+    assert "Traceback" not in said, said
+    assert "lost" not in said, said
+
+
+def test_the_stock_client_says_that_the_connection_was_lost(tmp_path):
+    server = processes.Server(tmp_path)
+    program, output = tmp_path / "program.py", tmp_path / "output"
+    program.write_text(CLIENTS[0].text.replace("8787", str(server.port)), encoding="utf-8")
+    secret = {"CLOCKD_SECRET": server.secret_file.read_text(encoding="utf-8").strip()}
+    with running([sys.executable, str(program)], tmp_path, plain_environment() | secret, output) as process:
+        wait_for(lambda text: len(ticks(text)) >= 1, process, output)
+        server.end()
+        assert process.wait(SECONDS) == 0
+    assert output.read_text(encoding="utf-8").splitlines()[-1] == "the connection was lost"
+
+
 @pytest.mark.parametrize("block", [b for b in BLOCKS if b.is_test], ids=str)
 def test_tests_pass(block, tmp_path):
     program, output = tmp_path / "program.py", tmp_path / "output"
@@ -173,9 +201,7 @@ def test_tests_pass(block, tmp_path):
 
 
 def test_a_client_takes_fifteen_lines():
-    programs = [block.text for block in BLOCKS if block.page == "README.md" and block.language == "python"]
-    assert len(programs) == 2
-    assert max(len(program.splitlines()) for program in programs) <= 15
+    assert [len(block.text.splitlines()) <= 15 for block in CLIENTS] == [True, True]
 
 
 @some(language="sh")
