@@ -224,6 +224,8 @@ class SQLiteStore(MemoryStore):
 
     async def _close(self) -> None:
         await self._write()
+        if any(self._changed) and self.trouble is None:  # connections that end with the server are told of meanwhile
+            await self._write()
         self._forget_next()
         database, self._database = self._database, None
         if database is not None:
@@ -301,7 +303,7 @@ class SQLiteStore(MemoryStore):
         self.trouble = trouble
 
     def _tell_of_loss(self, closed: T) -> T:
-        if any((*self._changed, *self._writing)):
+        if any(self._writing) or (any(self._changed) and self.trouble is not None):
             trouble = self.trouble or f"{self._path}: {_SILENT}"
             self._log.warn("{trouble}; what was remembered in memory only is lost", trouble=trouble)
         return closed
@@ -454,6 +456,7 @@ class Database:
     def _open(self) -> None:
         """Open the file that is there, or make one."""
         replaced = self._file != _NONE and not self._is_in_place()
+        missed = replaced and not self._unread  # it was in use
         if replaced:
             self._disconnect()  # one that could not be moved aside is still open
             for side in _SIDES:  # SQLite would take what it left there for the log of the next file
@@ -463,8 +466,8 @@ class Database:
         _require_file(self._path)
         if self._file == _NONE:
             self._file = os.open(self._path, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        if replaced:
-            self._report("was removed or replaced; all that is in memory is written to the file that is there now")
+        if missed:
+            self._report("was removed or replaced; the server goes on with what is there now, or makes it anew")
         self._connect()
         self._ready = True
         self._size = os.fstat(self._file).st_size

@@ -642,6 +642,15 @@ class TroubleTests(TroubleCase):
         store.remember("alice", BOB)  # it is not to be written: there is no file
         self.assertEqual(self.lost(store), [])
 
+    def test_what_changes_while_it_is_closed_is_written_too(self):
+        store = self.opened()
+        store.remember("alice", ALICE)
+        closing_ = store.close()
+        store.remember("bob", BOB)
+        with capturedLogs() as logs:
+            self.done(closing_)
+        self.assertEqual((logs, self.kept()[0]), ([], {"alice": ALICE, "bob": BOB}))
+
     def test_who_does_not_wait_until_it_is_closed_is_told_what_is_lost(self):
         store = self.opened()
         store.remember("alice", ALICE)
@@ -706,7 +715,9 @@ class LeftAloneTests(TroubleCase):
         self.goes_on(store)
         self.assertEqual((self.path.read_bytes(), self.names()), (GARBAGE, ["state.sqlite"]))
         self.path.unlink()
+        self.failures.clear()
         self.assert_ends(store, alice=ALICE, bob=BOB)
+        self.assertEqual(self.failures, [])  # that one was not in use
 
 
 class ExamineTests(StoreCase):
