@@ -888,11 +888,19 @@ async def _top(
     every: float | None,
     reactor: Any,
 ) -> None:
-    from clockd.top import look_again
+    from twisted.internet.defer import CancelledError, Deferred
+
+    from clockd.errors import ClockdError
+    from clockd.top import look_again, watch_connection
 
     async with dial(reactor=reactor) as clock, _for_administrators():
         with view(reactor) as shown:
-            await look_again(partial(clock.sessions, *wanted), shown, every, time.time, reactor)
+            watching = Deferred.fromCoroutine(watch_connection(clock.events(), shown))
+            watching.addErrback(lambda failure: failure.trap(ClockdError, CancelledError))  # the next look is told, too
+            try:
+                await look_again(partial(clock.sessions, *wanted), shown, every, time.time, reactor)
+            finally:
+                watching.cancel()
 
 
 async def _kick(dial: "Callable[..., ClockClient]", account: str, reason: str, reactor: Any) -> None:

@@ -159,6 +159,15 @@ def test_it_goes_on_when_the_server_is_back():
     second.end(signal.SIGKILL)
 
 
+def test_between_two_looks_it_says_at_once_that_the_server_is_away():
+    crowd = Crowd(3)
+    terminal = Terminal("top", crowd.target, "--every", "86400")
+    terminal.wait_for("3 connections")
+    crowd.end(signal.SIGKILL)
+    terminal.wait_for("no answer from the server; it was like this at ")
+    assert terminal.ended(signal.SIGINT) == 0
+
+
 def test_without_the_role_it_is_told_how_to_give_it():
     crowd = Crowd(0, "NotPermitted")
     sentence = (
