@@ -168,8 +168,9 @@ def demo() -> None:
         from clockd.logs import begin_logging
 
         begin_logging("text", sys.stderr, "warn")
-        drive(_demo)
-        click.echo("\nstopped")
+        with quiet_without_readers():
+            drive(_demo)
+            click.echo("\nstopped")
 
 
 def login_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -189,7 +190,12 @@ def login_options(command: Callable[..., None]) -> Callable[..., None]:
 
 @main.command()
 @click.argument("target", metavar="[NAME@]HOST[:PORT]")
-@click.option("--feed", "feeds", multiple=True, help="What to watch; another word lists the feeds.  [default: time]")
+@click.option(
+    "--feed",
+    "feeds",
+    multiple=True,
+    help="What to watch; a wrong name is answered with those there are.  [default: time]",
+)
 @click.option("--period", type=float, help="Seconds between samples.  [default: the server's]")
 @click.option("--deadband", type=float, help="Leave out numbers that differ by no more from the one before.")
 @click.option("--count", type=click.IntRange(min=1), help="End after so many samples; they are printed.")
@@ -403,11 +409,15 @@ def top(target: str, every: float, sort: str, limit: int, as_json: bool, once: b
 @click.argument("target", metavar="[NAME@]HOST[:PORT]")
 @click.argument("account", type=Text())
 @click.option(
-    "--reason", type=Text(), default="by an administrator", show_default=True, help="What its clients are told."
+    "--reason",
+    type=Text(),
+    default="by an administrator",
+    show_default=True,
+    help="What its clients are told, in 200 letters at most.",
 )
 @login_options
 def kick(target: str, account: str, reason: str, **login: Any) -> None:
-    """Close all connections of an account, and print how many there were; exits 1 if there were none.
+    """Close all connections of an account but this one, and print how many there were; exits 1 if there were none.
 
     The account that logs in needs the role admin: clockd user add --role admin. The login is that of `clockd watch`.
 
@@ -419,11 +429,14 @@ def kick(target: str, account: str, reason: str, **login: Any) -> None:
       clockd kick operator@localhost alice --reason "asks for too much" --secret-file operator.secret
     """
     with one_sentence():
+        from clockd.client import REASON_LETTERS
         from clockd.logs import begin_logging
 
         begin_logging("text", sys.stderr)
         if not account:
             raise click.BadParameter("a name has one letter at least", param_hint="ACCOUNT")
+        if len(reason) > REASON_LETTERS:
+            raise click.BadParameter(f"{REASON_LETTERS} letters at most", param_hint="--reason")
         dial = _dialler(target, **login)
         with login_explained(dial):
             drive(partial(_kick, dial, account, reason))
@@ -736,13 +749,14 @@ def _invitation(broker: str, metrics: str, secret: str) -> str:
     here = os.path.relpath
     script = Path(sys.argv[0])
     clockd = here(script) if script.name == "clockd" else f"{here(sys.executable)} -m clockd"
+    login = f"CLOCKD_SECRET={secret} \\\n  "
     tries = [
-        f"CLOCKD_SECRET={secret} {clockd} watch demo@{broker} --period 0.2",
+        f"{login}{clockd} watch demo@{broker} --period 0.2",
         f"curl -s http://{metrics}/metrics | grep ^clockd_pushes_total",
     ]
     example = Path(__file__).parent.parent / "examples" / "subscriber.py"
     if example.exists():
-        tries.append(f"CLOCKD_SECRET={secret} {here(sys.executable)} {here(example)} tcp:{broker} demo")
+        tries.append(f"{login}{here(sys.executable)} {here(example)} tcp:{broker} demo")
     lines = "".join(f"  {line}\n" for line in tries)
     return f"""\
 clockd {__version__} is serving. Ctrl-C ends it. Meanwhile, in another terminal:
@@ -875,18 +889,27 @@ async def _top(
     every: float | None,
     reactor: Any,
 ) -> None:
-    from clockd.top import look_again
+    from twisted.internet.defer import CancelledError, Deferred
+
+    from clockd.errors import ClockdError
+    from clockd.top import look_again, watch_connection
 
     async with dial(reactor=reactor) as clock, _for_administrators():
         with view(reactor) as shown:
-            await look_again(partial(clock.sessions, *wanted), shown, every, time.time, reactor)
+            watching = Deferred.fromCoroutine(watch_connection(clock.events(), shown))
+            watching.addErrback(lambda failure: failure.trap(ClockdError, CancelledError))  # the next look is told, too
+            try:
+                await look_again(partial(clock.sessions, *wanted), shown, every, time.time, reactor)
+            finally:
+                watching.cancel()
 
 
 async def _kick(dial: "Callable[..., ClockClient]", account: str, reason: str, reactor: Any) -> None:
     async with dial(reactor=reactor) as clock, _for_administrators():
         closed = await clock.kick(account, reason)
     if not closed:
-        raise click.ClickException(f"{account} has no connections")
+        click.echo(f"clockd: nobody else is connected as {account}", err=True)
+        sys.exit(1)
     click.echo(f"closed {closed} connection{'' if closed == 1 else 's'} of {account}")
 
 

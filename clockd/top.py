@@ -5,7 +5,7 @@ is escaped and never read as markup.
 """
 
 import json
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterable, Awaitable, Callable, Sequence
 from datetime import UTC, datetime
 from math import inf
 from typing import Any, NamedTuple
@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 from twisted.internet.task import deferLater
 
-from clockd.client import Presence
+from clockd.client import Event, Presence
 from clockd.errors import NotConnected
 from clockd.terminal import Drawing, line
 
@@ -175,6 +175,17 @@ async def look_again(
         if every is None:
             return
         await deferLater(reactor, every)
+
+
+async def watch_connection(events: AsyncIterable[Event], view: Screen | Lines) -> None:
+    """Say at once that the server is away, however long it is until the next look.
+
+    Raises:
+        ClockdError: No connection is made any more.
+    """
+    async for event in events:
+        if event.kind in {"lost", "draining"}:
+            view.miss()
 
 
 def _totals(rows: Sequence[Presence]) -> Text:

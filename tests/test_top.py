@@ -12,10 +12,23 @@ from twisted.internet.task import Clock
 from twisted.spread import pb
 from twisted.trial.unittest import SynchronousTestCase
 
-from clockd.client import ClockClient, Presence
+from clockd.arrivals import Events
+from clockd.client import ClockClient, Event, Presence
 from clockd.errors import NotConnected, NotPermitted, ServerFault
 from clockd.link import Way
-from clockd.top import BROAD, PATIENCE_SECONDS, SORTS, Lines, Look, Page, Screen, json_of, look_again, text_of
+from clockd.top import (
+    BROAD,
+    PATIENCE_SECONDS,
+    SORTS,
+    Lines,
+    Look,
+    Page,
+    Screen,
+    json_of,
+    look_again,
+    text_of,
+    watch_connection,
+)
 
 ROW = {
     "account": "alice",
@@ -364,3 +377,15 @@ class LookAgainTests(SynchronousTestCase):
             self.done.cancel()
             self.failureResultOf(self.done, CancelledError)
             self.assertEqual(self.clock.getDelayedCalls(), [])
+
+
+class WatchConnectionTests(SynchronousTestCase):
+    def test_it_says_when_the_server_goes_and_nothing_else(self):
+        view, events = View(), Events()
+        done = Deferred.fromCoroutine(watch_connection(events, view))
+        for kind, seen in (("connected", 0), ("lost", 1), ("step", 1), ("draining", 2)):
+            events.put(Event(kind, "words", EPOCH))
+            self.assertEqual(view.seen, seen * ["miss"])
+        self.assertNoResult(done)
+        events.end(NotConnected("no more"))
+        self.failureResultOf(done, NotConnected)

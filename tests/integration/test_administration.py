@@ -159,6 +159,15 @@ def test_it_goes_on_when_the_server_is_back():
     second.end(signal.SIGKILL)
 
 
+def test_between_two_looks_it_says_at_once_that_the_server_is_away():
+    crowd = Crowd(3)
+    terminal = Terminal("top", crowd.target, "--every", "86400")
+    terminal.wait_for("3 connections")
+    crowd.end(signal.SIGKILL)
+    terminal.wait_for("no answer from the server; it was like this at ")
+    assert terminal.ended(signal.SIGINT) == 0
+
+
 def test_without_the_role_it_is_told_how_to_give_it():
     crowd = Crowd(0, "NotPermitted")
     sentence = (
@@ -185,6 +194,7 @@ def test_mistakes_are_named(crowd):
     says(clockd("kick", nobody, "bob", environment=SECRET), 1, "does clockd listen there?")
     says(clockd("kick", nobody, environment=SECRET), 2, "Missing argument 'ACCOUNT'")
     says(clockd("kick", nobody, "", environment=SECRET), 2, "Invalid value for ACCOUNT: a name has one letter at least")
+    says(clockd("kick", nobody, "b", "--reason", 201 * "x", environment=SECRET), 2, "--reason: 200 letters at most")
     stray = "b\udcff"  # the byte FF
     for words in ((stray,), ("bob", "--reason", stray)):
         says(clockd("kick", nobody, *words, environment=SECRET), 2, r"'b\udcff' is no UTF-8")
@@ -198,7 +208,7 @@ def test_kick_prints_how_many_were_closed(crowd):
     assert (done.returncode, done.stdout, done.stderr) == (0, "closed 200 connections of bob\n", "")
     crowd.line("kick bob asks for too much")
     nobody = Crowd(0)
-    says(nobody.kick("bob"), 1, "bob has no connections")
+    says(nobody.kick("bob"), 1, "clockd: nobody else is connected as bob\n")
     nobody.line("kick bob by an administrator")
     nobody.end(signal.SIGKILL)
     one = Crowd(1)
@@ -222,7 +232,8 @@ def test_an_administrator_sees_and_kicks_those_of_a_real_server(tmp_path):
     done = clockd("kick", target, "alice", environment=root)
     assert (done.returncode, done.stdout, done.stderr) == (0, "closed 2 connections of alice\n", "")
     eventually(lambda: server.scrape()["clockd_connections_closed_total kicked"] == 2)
-    says(clockd("kick", target, "alice", environment=root), 1, "alice has no connections")
+    for nobody in ("alice", "root"):  # who asks is not counted
+        says(clockd("kick", target, nobody, environment=root), 1, f"clockd: nobody else is connected as {nobody}\n")
     alice = {"CLOCKD_SECRET": server.secret}
     says(clockd("top", f"alice@127.0.0.1:{server.port}", environment=alice), 1, "clockd user add --role admin")
     for command in (("top", target), ("top", target, "--once"), ("kick", target, "bob")):

@@ -478,9 +478,9 @@ def test_watch_is_ended_by_a_signal(server, number):
 
 def test_demo_shows_ticks_and_lines_to_paste(tmp_path):
     demo = Program(*CLOCKD, "demo", environment={**os.environ, "TMPDIR": str(tmp_path)})
-    pasted = demo.line("clockd watch demo@").split()
+    pasted = demo.line("watch demo@").split()
     demo.line("arrived")
-    secret = pasted[0].removeprefix("CLOCKD_SECRET=")
+    secret = re.search(r"^  CLOCKD_SECRET=(\S+) \\$", demo.output, re.MULTILINE)[1]
     done = clockd("watch", pasted[-3], "--period", "0.05", "--count", "2", environment={"CLOCKD_SECRET": secret})
     assert len(done.stdout.splitlines()) == 2
     another = Program(*CLOCKD, "demo", environment={**os.environ, "TMPDIR": str(tmp_path)})
@@ -488,6 +488,13 @@ def test_demo_shows_ticks_and_lines_to_paste(tmp_path):
     assert another.end(signal.SIGINT) == 0
     assert demo.end(signal.SIGINT) == 0
     assert demo.lines[-1] == "stopped"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_demo_ends_quietly_when_nobody_reads(tmp_path):
+    script = f"exec 3>&1; set -o pipefail; {shlex.join(CLOCKD)} demo 2>&3 | head -n 1"
+    done = run("bash", "-c", script, environment={"TMPDIR": str(tmp_path)})
+    assert (done.returncode, done.stdout.count("\n"), done.stderr) == (0, 1, "")
     assert list(tmp_path.iterdir()) == []
 
 
