@@ -69,6 +69,9 @@ class IClient(ISink):
     def notify(notice: Mapping[str, object]) -> None:
         """Tell the client something of its connection, at once; as `NOTICES` and nobody's sample."""
 
+    def tell_step() -> None:
+        """Tell the client of a step of the host's wall clock, if it does not know of it yet and little is unsent."""
+
     def ping() -> Deferred[bool]:
         """Ask for a sign of life, if no other question is open.
 

@@ -33,6 +33,7 @@ from clockd.errors import (
     ServerFault,
     WrongCredentials,
 )
+from clockd.logs import printable
 from clockd.values import NOTICES
 
 T = TypeVar("T")
@@ -48,6 +49,9 @@ NO_OBJECT = 0
 
 CLOSE_SECONDS = 1.0
 """How long a connection may take to close in good order."""
+
+ERROR_LETTERS = 1000
+"""Longest text of an error that a server answers with."""
 
 
 class Way:
@@ -394,10 +398,10 @@ def typed(failure: Failure) -> NoReturn:
     module, _, name = kind.rpartition(".")
     known = getattr(errors, name, None) if module == errors.__name__ else None
     if isinstance(known, type) and issubclass(known, Refused):
-        raise known(str(value))
+        raise known(printable(str(value), ERROR_LETTERS))
     if _descends(failure, "twisted.cred.error.UnauthorizedLogin"):
         raise WrongCredentials("the name and the secret do not fit")
-    raise ServerFault(f"the server failed: {kind or 'its answers make no sense'}")
+    raise ServerFault(f"the server failed: {printable(kind, ERROR_LETTERS) or 'its answers make no sense'}")
 
 
 def _descends(failure: Failure, kind: str) -> bool:

@@ -216,7 +216,7 @@ class RemoteMind(_Touched):
             self._free_until = -math.inf
 
     def tell_step(self) -> None:
-        """Tell the client of a step of which it is still to be told, unless too much is unsent."""
+        """See `IClient`."""
         if self._step is not None and self._outlet.unsent <= self._buffer_bytes:
             seconds, self._step = self._step, None
             self.notify({"kind": "clock_step", "step_seconds": seconds})

@@ -183,6 +183,7 @@ class Session(pb.Avatar):
             raise InvalidValue("stamp is a finite number")
         host = self._host
         host.look()
+        self.client.tell_step()  # else the answer would be taken for one of the clock as it was
         return stamp, self.client.received, _Moment(self._roster.now), host.bound, host.state.status
 
     def perspective_status(self) -> dict[str, object]:

@@ -20,7 +20,7 @@ from typing import Literal
 from msgspec import Struct
 
 from clockd.errors import InvalidValue
-from clockd.offset import DRIFT, Exchange, OffsetEstimator, Pushed
+from clockd.offset import DRIFT, LARGEST_STAMP, Exchange, OffsetEstimator, Pushed
 from clockd.values import SERVER_DRIFT, ServerStatus
 
 Status = Literal["synchronized", "holdover", "unsynchronized", "unknown"]
@@ -164,7 +164,8 @@ class Timekeeper:
         elif not self._estimator.exchanged(exchange):
             self.steps += 1
         self._anew = self._doubted = False
-        self._last = _Told(begun.sent, arrived, bound if status == "synchronized" else math.inf, status)
+        known = status == "synchronized" and bound < LARGEST_STAMP  # to a larger one no time could be added
+        self._last = _Told(begun.sent, arrived, bound if known else math.inf, status)
         self.round_trip = exchange.delay
 
     def pushed(self, stamp: float, arrived: float) -> None:

@@ -80,6 +80,9 @@ class Sink:
         if self.takes_notices:
             self.samples.append(notice)
 
+    def tell_step(self):
+        pass
+
 
 class Users:
     """The accounts of an `AccountChecker`, in memory, all of them with the same secret."""

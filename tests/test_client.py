@@ -1971,6 +1971,15 @@ class OtherServerTests(ClientCase):
             with self.assertRaises(ServerFault):
                 typed(odd)
 
+    def test_what_a_server_says_of_an_error_does_nothing_to_a_terminal(self):
+        for kind in ("clockd.errors.NotPermitted", "clockd.errors.\x1b[31m", "\x1b]0;" + 1000 * "x"):
+            odd = pb.CopiedFailure.__new__(pb.CopiedFailure)
+            odd.__dict__ |= {"type": kind.encode(), "value": "\x1b[2J\nclockd: fine" + 5000 * "x", "parents": []}
+            with self.assertRaises((NotPermitted, ServerFault)) as raised:
+                typed(odd)
+            self.assertTrue(str(raised.exception).isprintable())
+            self.assertLess(len(str(raised.exception)), 1100)
+
     def test_a_stamp_that_is_none_is_refused_and_not_handed_out(self):
         client, _, root = self.lying()
         samples = client.samples()

@@ -148,6 +148,20 @@ class ExchangeTests(RigCase):
         self.server.network.flush()
         self.assertEqual(self.mind.samples[0][3], {"kind": "clock_step", "step_seconds": -3600.0})
 
+    def test_who_takes_notices_is_told_of_a_step_before_the_answer(self):
+        for found_by_it in (True, False):
+            self.enter()
+            self.peer.ask(self.peer.perspective, "subscribe", "server")
+            self.server.ahead = 0.002
+            if not found_by_it:
+                self.server.host.attend()
+            told = []
+            asked = self.peer.perspective.callRemote("exchange", 1.5)
+            asked.addCallback(lambda _, told=told: told.extend(self.mind.samples))
+            self.server.network.flush()
+            self.assertEqual([notice["kind"] for *_, notice in told], ["clock_step"])
+            self.assertEqual(len(self.mind.samples), 1)
+
 
 class ReplaceTests(RosterCase):
     def test_the_oldest_goes_for_one_more_and_is_told_why(self):

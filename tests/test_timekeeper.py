@@ -1,9 +1,11 @@
 import math
+import sys
 
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from clockd.errors import InvalidValue
+from clockd.offset import LARGEST_STAMP
 from clockd.timekeeper import DOUBT_SECONDS, HOLDOVER_SECONDS, Arrival, TimeInterval, Timekeeper
 from clockd.values import SERVER_DRIFT
 
@@ -96,6 +98,14 @@ class IntervalTests(TimekeeperCase):
             self.exchange(status=status, bound=bound)
             self.assertEqual(self.keeper.now(utc=True), TimeInterval(-math.inf, math.inf, status, None, math.inf))
             self.check(status, 0.010)
+
+    def test_an_error_beyond_all_stamps_is_not_known(self):
+        for bound in (LARGEST_STAMP, 1e300, sys.float_info.max):
+            self.exchange(bound=bound)
+            self.assertEqual(
+                self.keeper.now(utc=True), TimeInterval(-math.inf, math.inf, "synchronized", None, math.inf)
+            )
+            self.check("synchronized", 0.010)
 
     def test_the_time_that_it_takes_to_read_the_clocks_is_within_the_interval(self):
         self.exchange()
