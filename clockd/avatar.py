@@ -26,8 +26,11 @@ class SinkSet:
         self.clients: dict[IClient, None] = {}
 
     def push(self, sample: Sample) -> bool:
-        """Push to each; tell whether any took it."""
-        taken = [client.push(sample) for client in tuple(self.clients)]  # one may leave meanwhile
+        """Push to each, a sample to each that takes samples; tell whether any took it."""
+        clients = tuple(self.clients)  # one may leave meanwhile
+        if sample.sequence is not None:
+            clients = tuple(client for client in clients if client.takes_samples)
+        taken = [client.push(sample) for client in clients]
         return any(taken)
 
 
@@ -81,6 +84,8 @@ class ClockAvatar:
     def enter(self, client: IClient) -> None:
         """Push to a client from now on, beginning with the current samples."""
         client.pull_from(self._newest if self._shared else self._pull)
+        if self._shared:
+            client.expect_samples(False)
         self.clients[client] = None
         if len(self.clients) > 1:
             for feed in self.subscriptions:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from twisted.python.failure import Failure
 
     from clockd.client import ClockClient, Samples, TimeInterval
-    from clockd.config import Config
+    from clockd.config import Config, Flags
     from clockd.pipe import Outgoing
     from clockd.service import ClockService
     from clockd.top import Lines, Screen
@@ -138,7 +138,7 @@ def serve(
       CLOCKD_LIMITS_MIN_PERIOD=0.1 clockd serve --log-format json
     """
     with one_sentence():
-        from clockd.config import load, load_again, told_where
+        from clockd.config import load, told_where
         from clockd.logs import begin_logging
 
         given = {
@@ -154,7 +154,7 @@ def serve(
         if init:
             _first_account(Path(settings.auth.users))
         with told_where(config, flags=flags):
-            drive(lambda reactor: _serve(settings, partial(load_again, config, flags), reactor))
+            drive(lambda reactor: _serve(settings, config, flags, reactor))
 
 
 @main.command()
@@ -534,23 +534,23 @@ def list_(users: Path | None) -> None:
 @main.command()
 @config_option
 def check(config: Path | None) -> None:
-    """Check the configuration and the users file; start nothing.
+    """Check the configuration and the files that it names; start nothing.
 
-    They are read as `serve` reads them. Exits 0, or 2 with `FILE: section.key: what is wrong`. What may be wrong is
-    told too, and is no error: accounts of feeds that are not in the users file, and variables like CLOCKD_SECTION_KEY
-    that look like a mistyped one.
+    They are read as `serve` reads them: run it as the server's user, and in its working directory. Exits 0, or 2 with
+    `FILE: section.key: what is wrong`. What may be wrong is told too, and is no error: accounts of feeds that are not
+    in the users file, and variables like CLOCKD_SECTION_KEY that look like a mistyped one.
     """
     with one_sentence():
         from twisted.internet import reactor
 
         from clockd.config import load, told_where
         from clockd.logs import begin_logging
-        from clockd.service import make_service
+        from clockd.service import check_service
 
         begin_logging("text", sys.stderr, "warn")
         settings = load(config)
         with told_where(config):
-            make_service(settings, reactor, time.time)
+            check_service(settings, reactor, time.time).note_expiry()
         for key, account in _strangers(settings):
             click.echo(f"{config}: {key}: there is no account {account} in {settings.auth.users}", err=True)
         click.echo(f"{config or 'defaults'}: good")
@@ -696,13 +696,14 @@ def parse_target(target: str) -> Target:
     return Target(name or None, host, f"tcp:{escaped}:{port or DEFAULT_PORT}")
 
 
-async def _serve(config: "Config", read_config: "Callable[[], Config]", reactor: Any) -> None:
+async def _serve(config: "Config", file: Path | None, flags: "Flags", reactor: Any) -> None:
     from twisted.internet.defer import Deferred
 
     from clockd.process import on_stop_signals, raise_descriptors, reload_on_hangup, tame_collector
-    from clockd.service import make_service
+    from clockd.service import make_service, read_again
 
-    service = make_service(config, reactor, time.time, read_config)
+    again = partial(read_again, file, flags, reactor, time.time)
+    service = make_service(config, reactor, time.time, again)
     reload_on_hangup(service.reload, reactor)
     service.startService()
     await service.ready

@@ -266,7 +266,7 @@ class ClockClient:
         return events
 
     def setperiod(self, period: float, feed: str = "time") -> Either[float]:
-        """Choose how often a feed is pushed; remembered for the connections to come.
+        """Choose how often a feed is pushed; remembered for the connections to come. For whom, see `samples`.
 
         Args:
             period: Seconds, finite and > 0.
@@ -296,6 +296,10 @@ class ClockClient:
         first step of its first iterator; when the last one is closed or forgotten it is unsubscribed, but for `time`.
         A feed has one period and one deadband, so what is asked for last holds for all its iterators. After a
         reconnection the sample that was there before may come again.
+
+        At a server with `sharing = "account"` they and the subscription are the account's: what is subscribed,
+        unsubscribed or given another period here is so for all programs of the account, and the other way round. An
+        iterator of a feed that another program unsubscribes gets nothing more, and is not told.
 
         Args:
             feed: Its name.
@@ -327,7 +331,7 @@ class ClockClient:
         return iterator
 
     def unsubscribe(self, feed: str) -> Either[None]:
-        """Have a feed pushed no more, `time` included; its iterators end.
+        """Have a feed pushed no more, `time` included; its iterators end. For whom, see `samples`.
 
         Args:
             feed: Its name; nothing is done if it is not subscribed.

@@ -12,7 +12,8 @@ from twisted.logger import Logger
 
 from clockd.errors import InvalidValue, NotConnected, Refused
 from clockd.link import Link
-from clockd.timekeeper import EXCHANGE_SECONDS, ServerStatus, Timekeeper
+from clockd.timekeeper import EXCHANGE_SECONDS, Timekeeper
+from clockd.values import ServerStatus
 
 FIRST_PAUSES = (0.0, 0.05, 0.05, 0.1)
 """Seconds before each of the first exchanges; of so many, one is likely to meet no delay."""

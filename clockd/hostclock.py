@@ -8,17 +8,11 @@ import struct
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import Literal
 
 from msgspec import Struct
 from twisted.logger import Logger
 
-from clockd.values import Tally
-
-ServerStatus = Literal["synchronized", "unsynchronized", "unknown"]
-
-DRIFT = 500e-6
-"""What a second may add to the error: the kernel's own assumption, `MAXFREQ` in Linux's include/linux/timex.h."""
+from clockd.values import SERVER_DRIFT, ServerStatus, Tally
 
 UNSYNCHRONIZED_MICROSECONDS = 16_000_000
 """The kernel's maximum error from which on the clock counts as not synchronized (`NTP_PHASE_LIMIT`).
@@ -85,7 +79,7 @@ def state_of(timex: bytes) -> ClockState:
     if fields[_MAXERROR] >= UNSYNCHRONIZED_MICROSECONDS:
         return ClockState("unsynchronized", math.inf, tai)
     offset = abs(fields[_OFFSET]) * (1e-9 if fields[_STATUS] & _STA_NANO else 1e-6)
-    return ClockState("synchronized", fields[_MAXERROR] * 1e-6 + offset + DRIFT, tai)
+    return ClockState("synchronized", fields[_MAXERROR] * 1e-6 + offset + SERVER_DRIFT, tai)
 
 
 since_boot = partial(time.clock_gettime, time.CLOCK_BOOTTIME)
@@ -167,7 +161,7 @@ class HostClock:
     @property
     def bound(self) -> float:
         """The error of the wall clock is no larger now, in seconds; infinite while that is not known."""
-        return self.state.bound + DRIFT * (self._local() - self._asked)
+        return self.state.bound + SERVER_DRIFT * (self._local() - self._asked)
 
     def look(self) -> None:
         """Look whether the clock was stepped; called before pushes, so it has to be quick."""

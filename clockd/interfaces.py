@@ -44,6 +44,10 @@ class IClient(ISink):
     skipped: int = Attribute("Pushes that were due and not written, because it was too slow.")
     acknowledgement: float | None = Attribute("How long its latest answer to a push took, in seconds.")
     takes_notices: bool = Attribute("Whether it is told notices.")
+    takes_samples: bool = Attribute(
+        "Whether it is to be pushed samples that others of its account have subscribed to: until it has answered one "
+        "that it did not expect with an error."
+    )
     received: float = Attribute(
         "When the bytes came that completed the call which is served, Unix seconds UTC by the host's wall clock; or "
         "when that was stepped, if they came before."
@@ -51,6 +55,13 @@ class IClient(ISink):
 
     def pull_from(pull: Callable[[str], Sample | None]) -> None:
         """Have `pull` asked for the newest sample of a feed that is owed; None means that nothing is owed any more."""
+
+    def expect_samples(expected: bool) -> None:
+        """Note whether the client has subscribed to samples itself, as every one has that shares its avatar with none.
+
+        One that expects them and answers them with errors is closed in the end; one that does not expect them is not,
+        and takes none any more.
+        """
 
     def take_notices(wanted: bool = True) -> None:
         """Have the client told notices from now on, or no more."""
@@ -103,6 +114,9 @@ class IAccountStore(Interface):
 
     def remember(name: str, what: Remembered) -> None:
         """Put something in the place of what was remembered of an account."""
+
+    def forget(name: str) -> None:
+        """Remember nothing of an account any more; nothing, if it has never heard of it."""
 
     def sample(feed: str) -> Retained | None:
         """Return the sample of a feed that was kept last, or None."""

@@ -103,8 +103,9 @@ class Way:
         factory.protocol = partial(_Broker, self.local)  # type: ignore[assignment]  # it need not be a class
         link = Link(self, await self._dial(factory), factory)
         transport = link.broker.transport
-        if hasattr(transport, "setTcpNoDelay"):  # TLS over a Unix socket has not, whatever its interfaces say
-            transport.setTcpNoDelay(True)  # else a question waits until what was sent before it is acknowledged
+        set_no_delay = getattr(transport, "setTcpNoDelay", None)  # a Unix socket has none
+        if set_no_delay is not None:
+            set_no_delay(True)  # else a question waits until what was sent before it is acknowledged
         try:
             link.perspective = await self.bounded(self._login(factory, mind_for(link)))
             if not isinstance(link.perspective, pb.RemoteReference):

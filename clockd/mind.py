@@ -80,6 +80,7 @@ class RemoteMind(_Touched):
         skipped: See `IClient`.
         acknowledgement: See `IClient`.
         received: See `IClient`.
+        takes_samples: See `IClient`.
         window: Its asks and answers.
         request: The number of the question that is open, or None.
         awaited: The bytes of the answer `None` to that question.
@@ -87,7 +88,9 @@ class RemoteMind(_Touched):
 
     __slots__ = (
         "_asked",
+        "_asks_of_sample",
         "_connection",
+        "_expects",
         "_finish_soon",
         "_gathered",
         "_notices",
@@ -97,12 +100,14 @@ class RemoteMind(_Touched):
         "_reference",
         "_step",
         "_suspected",
+        "_tried",
         "_waiting",
         "acknowledgement",
         "awaited",
         "received",
         "request",
         "skipped",
+        "takes_samples",
         "window",
     )
 
@@ -138,6 +143,8 @@ class RemoteMind(_Touched):
         self._waiting: tuple[Deferred[bool], ...] = ()  # fire at the next answer
         self._asked: float | None = None  # when the open question was, by the wall clock, unless that was stepped since
         self._step: float | None = None  # of the wall clock, in seconds, of which it is still to be told
+        self._asks_of_sample = False  # the open question, or the last one
+        self._expects = self.takes_samples = self._tried = True
         self.received = now()
         self.pushes = 0
         self.skipped = 0
@@ -175,6 +182,11 @@ class RemoteMind(_Touched):
     def pull_from(self, pull: Callable[[str], Sample | None]) -> None:
         """See `IClient`."""
         self._pull = pull
+
+    def expect_samples(self, expected: bool) -> None:
+        """See `IClient`."""
+        self._expects = self._tried = expected
+        self.takes_samples = True
 
     def take_notices(self, wanted: bool = True) -> None:
         """See `IClient`."""
@@ -238,7 +250,9 @@ class RemoteMind(_Touched):
         if not probing:
             self._tally.acknowledgement.observe(seconds)
             self.acknowledgement = seconds
-            if self.window.erred(error):
+            if error and self._asks_of_sample and not self._expects:
+                self.takes_samples = False
+            elif self.window.erred(error):
                 self._connection.end("protocol")
                 return
         self._settle()
@@ -311,14 +325,20 @@ class RemoteMind(_Touched):
         if self._step is not None:
             self.tell_step()
         window = self.window
-        verdict = window.admit(self._seconds(), self._unasked)
+        now = self._seconds()
+        verdict = window.admit(now, self._unasked)
         self._unasked = 0
         if verdict is HOLD:
             return None
         window.owed.pop(sample.feed, None)
         self._free_until = -math.inf if window.owed else window.free_until
-        if verdict is SEND:
+        is_sample = sample.sequence is not None
+        # else of a feed that is always pushed between two asks a client could never say that it does not take it
+        tries = is_sample and not self._tried and window.question(now)
+        if verdict is SEND and not tries:
             return self._template.one_way(sample)
+        self._asks_of_sample = is_sample
+        self._tried = self._tried or is_sample
         return self._template.asking(self._question(probing=False), sample)
 
     def _gather(self, data: bytes) -> None:
@@ -363,7 +383,7 @@ class RemoteMind(_Touched):
         self._gathered = self._gathered or []
         for name in owed:
             sample = self._pull(name)
-            if sample is not None:
+            if sample is not None and (self.takes_samples or sample.sequence is None):
                 self.push(sample)
         self._send_gathered()
 

@@ -27,7 +27,7 @@ DRIFT = 50e-6
 WINDOW = 64.0
 """What a message said holds for as many seconds at least, and twice as many at most, once later ones have said more.
 
-RFC 5905's clock filter (section 10) looks at eight exchanges; at one in 8 s they are as long. What is older would still
+RFC 5905's clock filter (section 10) looks at eight exchanges; at one in 6 s ten are as long. What is older would still
 be true; but what proved wrong unseen, because the clock was set by less than the delay of a message, is over by then.
 """
 

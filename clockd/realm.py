@@ -107,9 +107,10 @@ class ClockRealm:
             return
         if not self._roster.sessions(account):
             self._avatars.pop(account, None)
-        kept = self._store.account(account)
-        pushes = kept.pushes + session.client.pushes
-        self._store.remember(account, replace(kept, pushes=pushes, last_seen=self._roster.now()))
+        if self._roster.knows(account):  # else it is forgotten
+            kept = self._store.account(account)
+            pushes = kept.pushes + session.client.pushes
+            self._store.remember(account, replace(kept, pushes=pushes, last_seen=self._roster.now()))
 
 
 def _forgotten(avatar: ClockAvatar) -> None:

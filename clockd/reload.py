@@ -10,6 +10,7 @@ from clockd.broker import ClockServerFactory
 from clockd.certificate import ServerTLS
 from clockd.config import Config
 from clockd.errors import Misconfigured
+from clockd.interfaces import IAccountStore
 from clockd.users import UsersFile
 from clockd.values import Tally
 
@@ -26,6 +27,7 @@ class Reload:
         taken: Is told a configuration of which something is in force now.
         factory: Knows the connections.
         users: The accounts.
+        store: Remembers them.
         tls: What the certificates come from, or None without TLS.
         tally: Is told when the certificate expires.
         now: Unix seconds UTC by the host's wall clock.
@@ -40,6 +42,7 @@ class Reload:
         taken: Callable[[Config], object],
         factory: ClockServerFactory,
         users: UsersFile,
+        store: IAccountStore,
         tls: ServerTLS | None,
         tally: Tally,
         now: Callable[[], float],
@@ -50,6 +53,7 @@ class Reload:
         self._taken = taken
         self._factory = factory
         self._users = users
+        self._store = store
         self._tls = tls
         self._tally = tally
         self._now = now
@@ -61,8 +65,11 @@ class Reload:
         self._certificates()
 
     def users(self) -> None:
-        """Read the users file again if it has changed, and close the connections of accounts that are no more."""
-        self._factory.expel(self._users.refresh())
+        """Read the users file again if it has changed; send away and forget accounts that are no more."""
+        removed = self._users.refresh()
+        self._factory.expel(removed)
+        for account in removed:
+            self._store.forget(account)
 
     def note_expiry(self) -> None:
         """Tell the tally when the certificate expires, and warn if that is soon, or was."""

@@ -27,7 +27,7 @@ from clockd import __version__
 from clockd.auth import AccountChecker, CertificateChecker
 from clockd.broker import SWEEPS, ClockServerFactory, printable_address
 from clockd.certificate import ServerTLS
-from clockd.config import Config, Tls
+from clockd.config import Config, Flags, Tls, load_again, told_where
 from clockd.desk import FeedDesk
 from clockd.errors import CannotListen, Misconfigured
 from clockd.hostclock import HostClock, kernel_clock, since_boot
@@ -40,7 +40,7 @@ from clockd.realm import ClockRealm, Roster
 from clockd.reload import Reload
 from clockd.schedule import Schedule
 from clockd.sources import make_feeds
-from clockd.store import MemoryStore, SQLiteStore
+from clockd.store import MemoryStore, SQLiteStore, Unusable, examine
 from clockd.transport import TLSFactory, prepare
 from clockd.users import UsersFile
 from clockd.values import Tally
@@ -170,8 +170,13 @@ class ClockService(MultiService):
         self._observed = (0, 0.0)
         self._observer = count_errors(self._count_error)
 
+    def note_expiry(self) -> None:
+        """Warn if the certificate expires soon, or has."""
+        self._reload.note_expiry()
+
     def startService(self) -> None:
         """Start everything; see `ready`."""
+        self.note_expiry()
         globalLogPublisher.addObserver(self._observer)
         self.ready = Deferred()
         self._stopped = None
@@ -334,6 +339,46 @@ def make_service(
     return service
 
 
+def check_service(config: Config, reactor: Any, now: Callable[[], float]) -> ClockService:
+    """Build a clockd that nobody starts, to see whether it could be; nothing is changed by that.
+
+    Args:
+        config: As for `make_service`.
+        reactor: As for `make_service`.
+        now: As for `make_service`.
+
+    Raises:
+        Misconfigured: As for `make_service`; or what is to be remembered cannot be kept.
+    """
+    service = make_service(config, reactor, now)
+    state = config.server.state
+    if state:
+        try:
+            examine(Path(state))
+        except Unusable as error:
+            raise Misconfigured(f"server.state: {state}: {error}") from error
+    return service
+
+
+def read_again(file: Path | None, flags: Flags | None, reactor: Any, now: Callable[[], float]) -> Config:
+    """Read once more the configuration of a server that runs.
+
+    Args:
+        file: As for `load`.
+        flags: As for `load`.
+        reactor: As for `make_service`.
+        now: As for `make_service`.
+
+    Raises:
+        Misconfigured: It cannot be read, or a server of it could not be started.
+    """
+    config = load_again(file, flags)
+    with told_where(file, flags=flags):
+        check_service(config, reactor, now)
+    gc.collect(1)  # else a service that became old while it was built would stay for good: see `tame_collector`
+    return config
+
+
 def make_realm_service(
     realm: IRealm,
     config: Config,
@@ -394,9 +439,9 @@ def make_realm_service(
     host = host or HostClock(kernel_clock(), now, since_boot, tally)
     host.stepped = factory.stepped
     schedule.prelude = host.look
-    reload = Reload(config, read_config or (lambda: config), taken, factory, users, tls, tally, now)
-    reload.note_expiry()
-    service = ClockService(factory, store or MemoryStore(), reload, tally, clock, config.server.drain)
+    store = store or MemoryStore()
+    reload = Reload(config, read_config or (lambda: config), taken, factory, users, store, tls, tally, now)
+    service = ClockService(factory, store, reload, tally, clock, config.server.drain)
     passwords.setServiceParent(service)
     collector = TallyCollector(tally, clock)
 

@@ -15,10 +15,10 @@ from zope.interface import implementer
 from clockd.avatar import ClockAvatar
 from clockd.desk import FeedDesk
 from clockd.errors import InvalidValue, NotPermitted, TooManyConnections, WrongCredentials
-from clockd.hostclock import HostClock, ServerStatus
+from clockd.hostclock import HostClock
 from clockd.interfaces import IClient, ISession
 from clockd.users import ANONYMOUS
-from clockd.values import NOTICES, Limits
+from clockd.values import NOTICES, Limits, ServerStatus
 
 WhenFull = Literal["reject", "replace", "ping"]
 
@@ -141,7 +141,9 @@ class Session(pb.Avatar):
 
     def perspective_subscribe(self, feed: object, period: object = None, deadband: object = None) -> float:
         """Have a feed pushed; see `ClockAvatar.subscribe`. After `server` this client gets notices; that returns 0."""
-        if isinstance(feed, str) and feed == NOTICES:  # a reference cannot be compared
+        if isinstance(feed, str) and feed != "time":  # a reference cannot be compared
+            self.client.expect_samples(True)
+        if isinstance(feed, str) and feed == NOTICES:
             self.client.take_notices()
             return 0.0
         return self.avatar.subscribe(feed, period, deadband)
@@ -333,6 +335,10 @@ class Roster:
         if not sessions:
             self._sessions.pop(session.account, None)
 
+    def knows(self, account: str) -> bool:
+        """Tell whether there is such an account now."""
+        return self._role_of(account) is not None
+
     def require_admin(self, account: str) -> None:
         """Check that an account has the role.
 
@@ -354,7 +360,7 @@ class Roster:
                 raise self._too_many(account)
             if self.sessions(account)[:1] == [oldest] and self._is_full(account):
                 self._replace_oldest(account)
-        if self._role_of(account) is None:  # it was removed meanwhile
+        if not self.knows(account):  # it was removed meanwhile
             raise WrongCredentials("there is no such account any more")
         self._enter(session)
 

@@ -10,7 +10,7 @@ second, and the time that the transaction takes. Only when power fails, or the k
 kernel had not put on the disk yet, as a rule half a minute. The file stays whole even so (https://sqlite.org/wal.html).
 
 A file that is damaged is moved aside and never written to; a new one is filled from memory. A file of a newer clockd,
-or of another program, is left alone.
+or of another program, is left alone, and so is what does not begin as a database.
 
 Rules of this module: it alone knows SQLite. `Database` belongs to the thread, the stores to the reactor's.
 """
@@ -71,11 +71,13 @@ _NONE = -1
 
 _DAMAGED = frozenset((sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB))
 
+_PLACE = "see that its directory is there and that the server may write to it"
+
 _ADVICE = {
     sqlite3.SQLITE_FULL: "the disk is full; make room on it",
     sqlite3.SQLITE_BUSY: "another program has locked it; end that program",
     sqlite3.SQLITE_READONLY: "it is read-only; give the server the right to write to it and to its directory",
-    sqlite3.SQLITE_CANTOPEN: "it cannot be opened; see that its directory is there and that the server may write to it",
+    sqlite3.SQLITE_CANTOPEN: f"it cannot be opened; {_PLACE}",
     sqlite3.SQLITE_IOERR: "the disk cannot be read or written; see whether it is full or broken",
 }
 
@@ -84,11 +86,12 @@ _SILENT = "the disk does not answer; see whether it is busy or broken"
 _READ_ACCOUNTS = "SELECT name, subscriptions, logins, pushes, first_seen, last_seen FROM account"
 _READ_SAMPLES = "SELECT feed, sequence, stamp, encoded FROM sample"
 _WRITE_ACCOUNT = "INSERT OR REPLACE INTO account VALUES (?, ?, ?, ?, ?, ?)"
+_FORGET_ACCOUNT = "DELETE FROM account WHERE name = ?"
 _WRITE_SAMPLE = "INSERT OR REPLACE INTO sample VALUES (?, ?, ?, ?)"
 
 
-class Batch(NamedTuple):
-    """What was read, or is to be written.
+class Found(NamedTuple):
+    """What was read.
 
     Attributes:
         accounts: By name.
@@ -96,6 +99,18 @@ class Batch(NamedTuple):
     """
 
     accounts: dict[str, Remembered]
+    samples: dict[str, Retained]
+
+
+class Changes(NamedTuple):
+    """What is to be written.
+
+    Attributes:
+        accounts: By name; None for one that is to be forgotten.
+        samples: By feed name.
+    """
+
+    accounts: dict[str, Remembered | None]
     samples: dict[str, Retained]
 
 
@@ -121,6 +136,10 @@ class MemoryStore:
         """As for any store."""
         self._accounts[name] = what
 
+    def forget(self, name: str) -> None:
+        """As for any store."""
+        self._accounts.pop(name, None)
+
     def sample(self, feed: str) -> Retained | None:
         """As for any store."""
         return self._samples.get(feed)
@@ -142,7 +161,7 @@ class SQLiteStore(MemoryStore):
     """Keeps everything in a file, too.
 
     Args:
-        path: The file; it is made if there is none, of mode 0600.
+        path: The file; made with mode 0600 if there is none. Of one that there is only its owner keeps rights.
         reactor: Where times are measured and what the thread has done is told; a Twisted reactor.
         now: Unix seconds UTC by the host's wall clock; read in the thread.
         failed: Is called for each read and write that failed.
@@ -157,7 +176,8 @@ class SQLiteStore(MemoryStore):
         self._now = now
         self._failed = failed
         self._database: Database | None = None  # while it is open
-        self._changed = Batch({}, {})  # to be written, without what is being written
+        self._changed = Changes({}, {})  # to be written, without what is being written
+        self._writing = Changes({}, {})
         self._unread = True  # nothing was read yet
         self._next: IDelayedCall | None = None  # of the next batch; it stays until that begins
         self._lock = DeferredLock()  # one batch at a time
@@ -176,6 +196,13 @@ class SQLiteStore(MemoryStore):
         if self._next is None:
             self._write_in(BATCH_SECONDS)
 
+    def forget(self, name: str) -> None:
+        """As for any store."""
+        super().forget(name)
+        self._changed.accounts[name] = None
+        if self._next is None:
+            self._write_in(BATCH_SECONDS)
+
     def retain(self, feed: str, sample: Retained) -> None:
         """As for any store."""
         self._samples[feed] = self._changed.samples[feed] = sample
@@ -187,8 +214,13 @@ class SQLiteStore(MemoryStore):
         return self._within(SAVE_SECONDS, self._locked(self._write))
 
     def close(self) -> Deferred[None]:
-        """As for any store; fires in `SAVE_SECONDS` at most. It may be opened again."""
-        return self._within(SAVE_SECONDS, self._locked(self._close))
+        """As for any store; fires in `SAVE_SECONDS` at most, and tells the log if something is lost.
+
+        It may be opened again.
+        """
+        is_open = self._database is not None
+        closed = self._within(SAVE_SECONDS, self._locked(self._close))
+        return closed.addBoth(self._tell_of_loss) if is_open else closed
 
     async def _close(self) -> None:
         await self._write()
@@ -204,14 +236,14 @@ class SQLiteStore(MemoryStore):
             return
         self._forget_next()
         late = self._reactor.callLater(SAVE_SECONDS, self._begin_trouble, f"{self._path}: {_SILENT}")
-        changed, self._changed = self._changed, Batch({}, {})
+        self._writing, self._changed = self._changed, Changes({}, {})
         try:
-            while (found := await self._database.call(self._database.exchange, changed)) is not None:
-                changed = self._take_over(found)
+            while (found := await self._database.call(self._database.exchange, self._writing)) is not None:
+                self._writing = self._take_over(found)
         except Exception as error:  # noqa: BLE001  # nobody must suffer for it
-            changed.accounts.update(self._changed.accounts)
-            changed.samples.update(self._changed.samples)
-            self._changed = changed
+            self._writing.accounts.update(self._changed.accounts)
+            self._writing.samples.update(self._changed.samples)
+            self._changed = self._writing
             self._failed()
             self._begin_trouble(self._words(error))
             self._write_in(RETRY_SECONDS)
@@ -219,16 +251,21 @@ class SQLiteStore(MemoryStore):
             if self.trouble is not None:
                 self.trouble = None
                 self._log.info("{path}: written again, with all that had to wait", path=str(self._path))
+        self._writing = Changes({}, {})
         if late.active():
             late.cancel()
 
-    def _take_over(self, found: Batch) -> Batch:
+    def _take_over(self, found: Found) -> Changes:
         """Take what another file holds, where memory has nothing; return all that is to be written to it."""
+        lately = self._writing.accounts | self._changed.accounts
+        forgotten = {name: None for name, what in lately.items() if what is None}
+        for name in forgotten:
+            found.accounts.pop(name, None)
         if self._unread:
             self._unread = False
             for name in self._accounts.keys() & found.accounts.keys():
                 self._accounts[name] = _sum(found.accounts[name], self._accounts[name])
-        changed = Batch(self._accounts.copy(), self._samples.copy())
+        changed = Changes(forgotten | self._accounts, self._samples.copy())
         self._accounts = found.accounts | self._accounts
         self._samples = found.samples | self._samples
         return changed
@@ -259,23 +296,28 @@ class SQLiteStore(MemoryStore):
         return done
 
     def _begin_trouble(self, trouble: str) -> None:
-        if self.trouble is None:
+        if self.trouble != trouble:
             self._log.warn("{trouble}; meanwhile what is remembered is in memory only", trouble=trouble)
         self.trouble = trouble
+
+    def _tell_of_loss(self, closed: T) -> T:
+        if any((*self._changed, *self._writing)):
+            trouble = self.trouble or f"{self._path}: {_SILENT}"
+            self._log.warn("{trouble}; what was remembered in memory only is lost", trouble=trouble)
+        return closed
 
     def _words(self, error: Exception) -> str:
         if isinstance(error, sqlite3.Error):
             advice = _ADVICE.get(_kind(error), f"SQLite says: {error}; if it stays so, move the file away")
             return f"{self._path}: {advice}"
         if isinstance(error, OSError):
-            return (
-                f"{self._path}: {error.strerror}; see that its directory is there and that the server may write to it"
-            )
+            return f"{self._path}: {error.strerror}; {_PLACE}"
         if isinstance(error, Unusable | Damaged):
             return f"{self._path}: {error}"
-        if self.trouble is None:
+        trouble = f"{self._path}: the server failed; its log says why"
+        if self.trouble != trouble:
             self._log.failure("what is remembered could not be written for a reason of the server's own")
-        return f"{self._path}: the server failed; its log says why"
+        return trouble
 
     def _report(self, what: str) -> None:
         self._failed()
@@ -343,7 +385,7 @@ class Database:
         self._disconnect()
         self._forget()
 
-    def exchange(self, changed: Batch) -> Batch | None:
+    def exchange(self, changed: Changes) -> Found | None:
         """Write what has changed; or if the file is not the one that was read last, read it instead.
 
         Returns:
@@ -361,7 +403,7 @@ class Database:
             self._move_aside(str(error))
         return self._try(changed)
 
-    def _try(self, changed: Batch) -> Batch | None:
+    def _try(self, changed: Changes) -> Found | None:
         """Do what `exchange` does, without a remedy for damage; after any other error the file is opened anew."""
         try:
             return self._exchange(changed)
@@ -373,7 +415,7 @@ class Database:
             self._disconnect()
             raise
 
-    def _exchange(self, changed: Batch) -> Batch | None:
+    def _exchange(self, changed: Changes) -> Found | None:
         if self._ready:
             self._look()
         if not self._ready:
@@ -413,12 +455,12 @@ class Database:
         """Open the file that is there, or make one."""
         replaced = self._file != _NONE and not self._is_in_place()
         if replaced:
+            self._disconnect()  # one that could not be moved aside is still open
             for side in _SIDES:  # SQLite would take what it left there for the log of the next file
                 if _identity(self._real + side) in self._sides:
                     Path(self._real + side).unlink()
             self._forget()
-        if self._path.exists() and not self._path.is_file():  # a FIFO would be waited for
-            raise Unusable("is no regular file; name another in server.state")
+        _require_file(self._path)
         if self._file == _NONE:
             self._file = os.open(self._path, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
         if replaced:
@@ -429,18 +471,10 @@ class Database:
 
     def _connect(self) -> None:
         """Connect to the file that is open, and see that it can be used."""
-        if os.fstat(self._file).st_size and os.pread(self._file, len(_HEADER), 0) != _HEADER:
-            raise Damaged("is no database of SQLite")
+        _require_header(os.pread(self._file, len(_HEADER), 0))
         connection = self._pool.connect()
-        version, application, tables = (
-            connection.execute(query).fetchone()[0]
-            for query in ("PRAGMA user_version", "PRAGMA application_id", "SELECT count(*) FROM sqlite_master")
-        )
         scripts = migrations()
-        if tables and application != APPLICATION:
-            raise Unusable("is a database of another program; name another file in server.state")
-        if version > len(scripts):
-            raise Unusable("was made by a newer clockd; install that, or name another file in server.state")
+        version = _require_ours(connection, len(scripts))
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = NORMAL")
         (found,) = connection.execute("PRAGMA quick_check(1)").fetchone()
@@ -448,14 +482,16 @@ class Database:
             raise Damaged(f"is damaged ({' '.join(found.split())})")
         migrate(connection, scripts, f"{self._real}.version-{version}-{self._stamp}")
         connection.text_factory = bytes  # or what is no UTF-8 would end the reading
-        for side in _SIDES:  # those of a file that is read-only are so too, and would stay so when it is no more
+        for end in ("", *_SIDES):
             with suppress(OSError):
-                log = Path(self._real + side)
-                log.chmod(log.stat().st_mode | stat.S_IWUSR)
+                file = Path(self._real + end)
+                mode = stat.S_IMODE(file.stat().st_mode) & stat.S_IRWXU
+                # those beside one that is read-only are so too, and would stay so when it is no more
+                file.chmod(mode | stat.S_IWUSR if end else mode)
         self._sides = {identity for side in _SIDES if (identity := _identity(self._real + side)) is not None}
 
-    def _read(self) -> Batch:
-        return Batch(self._rows(_READ_ACCOUNTS, _account), self._rows(_READ_SAMPLES, _sample))
+    def _read(self) -> Found:
+        return Found(self._rows(_READ_ACCOUNTS, _account), self._rows(_READ_SAMPLES, _sample))
 
     def _rows(self, query: str, make: Callable[..., T]) -> dict[str, T]:
         """Return values by name; a row that makes no sense costs itself, and not all of them."""
@@ -469,7 +505,7 @@ class Database:
             self._report(f"{lost} of its rows make no sense and are left out")
         return found
 
-    def _write(self, changed: Batch) -> None:
+    def _write(self, changed: Changes) -> None:
         connection = self._pool.connect()
         with connection:
             connection.execute("BEGIN IMMEDIATE")  # fails where nothing can be written, even if there is nothing to be
@@ -478,8 +514,11 @@ class Database:
                 (
                     (name, json.encode(what.subscriptions).decode(), *astuple(what)[1:])
                     for name, what in changed.accounts.items()
+                    if what is not None
                 ),
             )
+            forgotten = [(name,) for name, what in changed.accounts.items() if what is None]
+            connection.executemany(_FORGET_ACCOUNT, forgotten)
             connection.executemany(_WRITE_SAMPLE, ((feed, *astuple(what)) for feed, what in changed.samples.items()))
 
     def _move_aside(self, why: str) -> None:
@@ -515,6 +554,34 @@ class Database:
         return f"{datetime.fromtimestamp(self._now(), UTC):%Y%m%dT%H%M%SZ}"
 
 
+def examine(path: Path) -> None:
+    """See whether a store can keep something in a file, as far as that is known without writing to it.
+
+    What is damaged passes: a store deals with it.
+
+    Raises:
+        Unusable: It cannot.
+    """
+    try:
+        folder = Path(os.path.realpath(path)).parent
+        os.close(os.open(folder, os.O_PATH | os.O_DIRECTORY))
+        _require_file(path)
+        is_there = path.exists()
+        if is_there:
+            with path.open("rb") as file:
+                _require_header(file.read(len(_HEADER)))
+    except OSError as error:
+        raise Unusable(f"{error.strerror}; {_PLACE}") from error
+    except ValueError as error:  # a null in the path
+        raise Unusable(f"is no name of a file; {_PLACE}") from error
+    if not os.access(folder, os.W_OK | os.X_OK) or (is_there and not os.access(path, os.W_OK)):
+        raise Unusable(_ADVICE[sqlite3.SQLITE_READONLY])
+    if is_there:
+        place = f"{path.absolute().as_uri()}?mode=ro&immutable=1"  # it locks nothing, and makes no log
+        with suppress(sqlite3.Error), closing(sqlite3.connect(place, uri=True)) as connection:
+            _require_ours(connection, len(migrations()))
+
+
 def migrations() -> list[str]:
     """Return the scripts that bring a database from one version to the next, the first from nothing."""
     found = (files("clockd") / "migrations").iterdir()
@@ -540,6 +607,29 @@ def unused(name: str) -> str:
     """Return a name that no file has, nor a log of one; if need be with a number behind it."""
     names = (name if number == 1 else f"{name}-{number}" for number in count(1))
     return next(name for name in names if not any(os.path.lexists(name + side) for side in ("", *_SIDES)))
+
+
+def _require_file(path: Path) -> None:
+    if path.exists() and not path.is_file():  # a FIFO would be waited for
+        raise Unusable("is no regular file; name another in server.state")
+
+
+def _require_header(begins: bytes) -> None:
+    if begins not in {b"", _HEADER}:
+        raise Unusable("is no database of SQLite; name another file in server.state")
+
+
+def _require_ours(connection: sqlite3.Connection, newest: int) -> int:
+    """Return the version of a database of ours, or an empty one."""
+    version, application, tables = (
+        connection.execute(query).fetchone()[0]
+        for query in ("PRAGMA user_version", "PRAGMA application_id", "SELECT count(*) FROM sqlite_master")
+    )
+    if tables and application != APPLICATION:
+        raise Unusable("is a database of another program; name another file in server.state")
+    if version > newest:
+        raise Unusable("was made by a newer clockd; install that, or name another file in server.state")
+    return int(version)
 
 
 def _has_rows(connection: sqlite3.Connection) -> bool:

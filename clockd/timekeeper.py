@@ -21,14 +21,12 @@ from msgspec import Struct
 
 from clockd.errors import InvalidValue
 from clockd.offset import DRIFT, Exchange, OffsetEstimator, Pushed
-
-ServerStatus = Literal["synchronized", "unsynchronized", "unknown"]
-"""What a server says of its own clock."""
+from clockd.values import SERVER_DRIFT, ServerStatus
 
 Status = Literal["synchronized", "holdover", "unsynchronized", "unknown"]
 """What a client says of the time."""
 
-EXCHANGE_SECONDS = 8.0
+EXCHANGE_SECONDS = 6.0
 """Seconds from one exchange to the next."""
 
 HOLDOVER_SECONDS = 3 * EXCHANGE_SECONDS
@@ -36,9 +34,6 @@ HOLDOVER_SECONDS = 3 * EXCHANGE_SECONDS
 
 DOUBT_SECONDS = 1.0
 """Late pushes ask for no exchange so soon after the last: where all is late, more messages make it later."""
-
-SERVER_DRIFT = 500e-6
-"""How fast the server's own error may grow, in seconds a second: MAXFREQ in Linux's include/linux/timex.h."""
 
 
 class TimeInterval(Struct, frozen=True, gc=False):

@@ -12,11 +12,11 @@ from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 from twisted.python.usage import Options as TwistOptions
 
-from clockd.config import load, load_again
+from clockd.config import load
 from clockd.errors import Misconfigured
 from clockd.monotonic import make_monotonic
 from clockd.process import on_stop_signals, raise_descriptors, reload_on_hangup, stop, tame_collector
-from clockd.service import ClockService, make_service
+from clockd.service import ClockService, make_service, read_again
 
 
 class Options(TwistOptions):
@@ -35,7 +35,8 @@ def makeService(options: Options) -> MultiService:
     make_monotonic(reactor)
     try:
         file = Path(options["config"]) if options["config"] else None
-        service = make_service(load(file), reactor, time.time, partial(load_again, file))
+        again = partial(read_again, file, None, reactor, time.time)
+        service = make_service(load(file), reactor, time.time, again)
     except Misconfigured as error:
         raise SystemExit(f"clockd: {error}") from error
     return _OrExit(service)

@@ -34,6 +34,12 @@ OTHER = "other"
 MOST_FEEDS = 256
 """Feeds a server may have."""
 
+ServerStatus = Literal["synchronized", "unsynchronized", "unknown"]
+"""What a server says of its own clock."""
+
+SERVER_DRIFT = 500e-6
+"""How fast a server's own error may grow, in seconds a second: the kernel assumes it (`MAXFREQ` in Linux's timex.h)."""
+
 _MAPPED = bytes(10) + b"\xff\xff"
 """How an IPv4 address mapped into IPv6 begins (RFC 4291, 2.5.5.2)."""
 

@@ -50,6 +50,8 @@ class Sink:
         self.samples = []
         self.pull = None
         self.takes_notices = False
+        self.takes_samples = True
+        self.expects = None
         self.received = EPOCH
 
     def push(self, sample):
@@ -67,6 +69,9 @@ class Sink:
 
     def pull_from(self, pull):
         self.pull = pull
+
+    def expect_samples(self, expected):
+        self.expects = expected
 
     def take_notices(self, wanted=True):
         self.takes_notices = wanted

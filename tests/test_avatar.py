@@ -19,6 +19,28 @@ class SinkSetTests(SynchronousTestCase):
         self.assertIs(sinks.push(Sample("time", None, 3.0, 3.0)), True)
         self.assertEqual([[each.stamp for each in sink.samples] for sink in (taking, skipping)], [[3.0], [2.0, 3.0]])
 
+    def test_who_takes_no_samples_is_pushed_the_time_only(self):
+        sinks, taking, refusing = SinkSet(), Sink(), Sink()
+        sinks.clients |= {taking: None, refusing: None}
+        refusing.takes_samples = False
+        self.assertIs(sinks.push(Sample("time", None, 1.0, 1.0)), True)
+        self.assertIs(sinks.push(Sample("load", 1, 2.0, 2.0)), True)
+        self.assertEqual(
+            [[each.feed for each in sink.samples] for sink in (taking, refusing)], [["time", "load"], ["time"]]
+        )
+        del sinks.clients[taking]
+        self.assertIs(sinks.push(Sample("load", 2, 3.0, 3.0)), False)
+
+
+class Timely(pb.Referenceable):
+    """A mind that knows the time only."""
+
+    def __init__(self):
+        self.stamps = []
+
+    def remote_notifyTime(self, stamp):
+        self.stamps.append(stamp)
+
 
 class SharedCase(RigCase):
     def serve(self, sharing="account", limits=None, anonymous=False):
@@ -151,6 +173,56 @@ class SharedTests(SharedCase):
         two.perspective_subscribe("load", 5)
         self.assertRaisesRegex(Exception, "2 subscriptions", two.perspective_subscribe, "heat")
         self.leave(one, two)
+
+    def test_a_client_expects_samples_once_it_has_subscribed_to_some_itself(self):
+        self.serve()
+        (one, first), (two, second) = self.login(), self.login()
+        self.assertEqual((first.expects, second.expects), (False, False))
+        one.perspective_subscribe("load")
+        one.perspective_setperiod(2)
+        two.perspective_subscribe("time", 3)
+        self.assertEqual((first.expects, second.expects), (True, False))
+        two.perspective_subscribe("server")
+        self.assertIs(second.expects, True)
+        self.leave(one, two)
+        self.serve("connection")
+        one, first = self.login()
+        self.assertIsNone(first.expects)
+        self.leave(one)
+
+    def test_a_stock_client_that_knows_the_time_only_stays_while_others_of_its_account_subscribe(self):
+        self.serve()
+        other = self.rig_.peer().enter(Mind())
+        self.publish(0)
+        self.assertEqual(other.ask(other.perspective, "subscribe", "load", 0.5), 0.5)
+        mind, several = Timely(), Mind()
+        peer = self.rig_.peer().enter(mind)
+        for number in range(1, 60):
+            self.publish(number)
+            self.rig_.network.advance(0.5)
+        self.assertEqual((peer.broker.disconnected, other.broker.disconnected), (0, 0))
+        self.assertEqual(len(mind.stamps), 30)
+        raised = len(self.flushLoggedErrors(pb.NoSuchMethod))
+        self.assertLess(raised, 5)
+        for number in range(1, 60):
+            self.publish(-number)
+            self.rig_.network.advance(0.5)
+        self.assertEqual((self.flushLoggedErrors(), len(mind.stamps), peer.broker.disconnected), ([], 60, 0))
+        third = self.rig_.peer().enter(several)
+        self.publish(1000)
+        self.rig_.network.advance(0.5)
+        self.assertEqual([mind.samples[-1][3] for mind in (several,)], [1000])
+        self.assertEqual(third.broker.disconnected, 0)
+
+    def test_one_that_subscribed_itself_and_cannot_take_samples_is_sent_away(self):
+        self.serve()
+        peer = self.rig_.peer().enter(Timely())
+        peer.ask(peer.perspective, "subscribe", "load", 0.1)
+        for number in range(300):
+            self.publish(number)
+            self.rig_.network.advance(0.1)
+        self.assertTrue(self.flushLoggedErrors(pb.NoSuchMethod))
+        self.assertEqual((peer.broker.disconnected, self.rig_.tally.closed["protocol"]), (1, 1))
 
     def test_stock_clients_over_the_wire_share_too(self):
         self.serve()

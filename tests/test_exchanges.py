@@ -65,10 +65,10 @@ class ExchangesTests(SynchronousTestCase):
         self.advance(0.25)
         self.link.times.clear()
 
-    def test_four_at_first_then_one_in_eight_seconds(self):
-        self.advance(17)
+    def test_four_at_first_then_one_in_six_seconds(self):
+        self.advance(13)
         self.assertEqual(len(self.link.times), 6)
-        for time, expected in zip(self.link.times, (0.0, 0.05, 0.1, 0.2, 8.2, 16.2), strict=True):
+        for time, expected in zip(self.link.times, (0.0, 0.05, 0.1, 0.2, 6.2, 12.2), strict=True):
             self.assertApproximates(time, expected, 0.02)
         self.assertEqual(self.noticed, 6)
 

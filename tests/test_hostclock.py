@@ -11,7 +11,6 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from clockd.hostclock import (
     CONFIRMATIONS,
-    DRIFT,
     STEP_SECONDS,
     UNKNOWN,
     ClockState,
@@ -21,7 +20,7 @@ from clockd.hostclock import (
     since_boot,
     state_of,
 )
-from clockd.values import Tally
+from clockd.values import SERVER_DRIFT, Tally
 
 
 class Timex(ctypes.Structure):
@@ -202,7 +201,7 @@ class HostClockTests(SynchronousTestCase):
         self.state = ClockState("synchronized", 0.25, None)
         self.host.attend()
         self.clocks.seconds += 2
-        self.assertAlmostEqual(self.host.bound, 0.25 + 2 * DRIFT, 12)
+        self.assertAlmostEqual(self.host.bound, 0.25 + 2 * SERVER_DRIFT, 12)
         self.assertEqual(self.asked, 1)
         self.host.attend()
         self.assertEqual(self.host.bound, 0.25)

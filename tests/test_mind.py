@@ -12,7 +12,7 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
-from clockd.feeds import ClockFeed
+from clockd.feeds import ClockFeed, LatestFeed
 from clockd.interfaces import IClient
 from clockd.mind import RemoteMind
 from clockd.values import MAX_SECONDS, Limits, Sample, Tally
@@ -774,6 +774,94 @@ class AnswerTests(MindCase):
             self.mind.heard(error=error)
             self.clock.advance(10)
         self.assertEqual((self.connection.ended, sum(self.tally.acknowledgement.counts)), ([], 5))
+
+
+class UnexpectedTests(MindCase):
+    """Samples that others have subscribed to, pushed to a client that may not know them."""
+
+    def make(self, **limits):
+        super().make(**limits)
+        self.load = LatestFeed("load", Encoder(b"pb").encode, self.tally.feed("load"), self.now)
+        self.feeds["load"] = self.load
+        self.mind.expect_samples(False)
+
+    def err(self, feed, times=1):
+        """Push what is asked about, and have it answered with an error."""
+        for number in range(times):
+            self.load.publish(number)
+            self.clock.advance(10)
+            self.mind.push(self.feeds[feed].latest())
+            self.assertIsNotNone(self.mind.request)
+            self.mind.heard(error=True)
+
+    def test_the_first_error_to_a_sample_ends_samples_and_not_the_connection(self):
+        self.make()
+        self.assertIs(self.mind.takes_samples, True)
+        self.err("load")
+        self.assertIs(self.mind.takes_samples, False)
+        self.err("time", 2)
+        self.assertEqual(self.connection.ended, [])
+        self.err("time")
+        self.assertEqual(self.connection.ended, ["protocol"])
+
+    def test_errors_to_the_time_and_to_probes_end_no_samples(self):
+        self.make()
+        self.err("time", 2)
+        self.clock.advance(60)
+        self.mind.sweep()
+        self.mind.heard(error=True)
+        self.assertIs(self.mind.takes_samples, True)
+        self.err("time")
+        self.assertEqual((self.mind.takes_samples, self.connection.ended), (True, ["protocol"]))
+
+    def test_the_probe_after_a_sample_ends_no_samples(self):
+        self.make()
+        self.load.publish(1)
+        self.mind.push(self.load.latest())
+        self.mind.heard(error=False)
+        self.clock.advance(60)
+        self.mind.sweep()
+        self.mind.heard(error=True)
+        self.assertIs(self.mind.takes_samples, True)
+
+    def test_the_first_sample_that_can_be_asked_of_is_though_the_window_would_not(self):
+        self.make()
+        self.load.publish(1)
+        self.push()
+        self.mind.push(self.load.latest())  # while the other ask is open
+        self.mind.heard(error=False)
+        self.clock.advance(1)
+        self.push()
+        self.assertIsNone(self.mind.request)
+        for asked in (True, False, False):
+            self.mind.push(self.load.latest())
+            self.assertIs(self.mind.request is not None, asked)
+            self.clock.advance(0.5)
+            if asked:
+                self.mind.heard(error=False)
+        self.assertEqual(sum(self.tally.acknowledgement.counts), 2)
+        self.assertEqual(self.tally.acknowledgement.total, 0.5)
+
+    def test_a_sample_that_is_owed_when_it_ends_is_not_pushed(self):
+        self.make()
+        self.load.publish(1)
+        self.mind.push(self.load.latest())
+        self.clock.advance(5)
+        for feed in ("time", "load"):
+            self.mind.push(self.feeds[feed].latest())
+        self.mind.heard(error=True)
+        self.assertEqual((self.tally.feeds["load"].pushes, self.counts.pushes), (1, 1))
+        self.assertEqual(self.mind.window.owed, {})
+
+    def test_one_that_expects_them_is_ended_after_three(self):
+        self.make()
+        self.err("load")
+        self.mind.expect_samples(True)
+        self.assertIs(self.mind.takes_samples, True)
+        self.err("load", 2)
+        self.assertEqual(self.connection.ended, [])
+        self.err("load")
+        self.assertEqual((self.connection.ended, self.mind.takes_samples), (["protocol"], True))
 
 
 class SweepTests(MindCase):

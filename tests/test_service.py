@@ -335,7 +335,7 @@ class CertificateTests(ServiceCase):
         return self.chain.server.certificate.not_valid_after_utc.timestamp()
 
     def listen(self, client_ca=""):
-        return self.make(tls=Tls(("tcp:8788",), *self.files, client_ca=client_ca))
+        return self.start(tls=Tls(("tcp:8788",), *self.files, client_ca=client_ca))
 
     def renew(self, pem=None):
         """Put a certificate of three days into the place of the other."""
@@ -381,7 +381,7 @@ class CertificateTests(ServiceCase):
     def test_one_that_expires_soon_is_warned_of_at_the_start_and_when_it_is_read_again(self):
         for self.left, soon in ((EXPIRY_SECONDS, False), (EXPIRY_SECONDS - 1, True), (0, True), (-1e9, True)):
             expected = [self.warning()] * soon
-            self.assertEqual(self.told(self.listen), expected)
+            self.assertEqual([told for told in self.told(self.listen) if told[0] == "warn"], expected)
             self.assertEqual(self.told(self.service.reload)[1:], expected)
         Path(self.files[0]).write_bytes(b"")
         self.assertEqual(self.told(self.service.reload)[1:], [self.warning()])

@@ -8,9 +8,9 @@ from twisted.spread.jelly import jelly
 from twisted.trial.unittest import SynchronousTestCase
 
 from clockd.errors import TooManyConnections, WrongCredentials
-from clockd.hostclock import DRIFT, ClockState
+from clockd.hostclock import ClockState
 from clockd.session import MOST_TOLD, REASON_LETTERS, Session
-from clockd.values import Limits, Rights
+from clockd.values import SERVER_DRIFT, Limits, Rights
 
 
 class RosterCase(SynchronousTestCase):
@@ -92,7 +92,7 @@ class ExchangeTests(RigCase):
             self.server.clock.advance(2)
             for stamp in (12.5, -7, 0, 5e-324, 2**447):
                 answer = self.exchange(stamp)
-                self.assertEqual(answer, (stamp, EPOCH + 5, EPOCH + 5, 0.25 + 2 * DRIFT, "synchronized"))
+                self.assertEqual(answer, (stamp, EPOCH + 5, EPOCH + 5, 0.25 + 2 * SERVER_DRIFT, "synchronized"))
                 self.assertIs(type(answer[0]), type(stamp))
 
     def test_while_the_kernel_says_nothing_the_bound_is_infinite(self):

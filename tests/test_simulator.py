@@ -128,12 +128,12 @@ class SimulationTests(SynchronousTestCase):
             ends.append((simulation.timekeeper.now(), simulation.exchanges))
         self.assertEqual(*ends)
 
-    def test_exchanges_are_close_at_first_and_then_one_in_eight_seconds(self):
+    def test_exchanges_are_close_at_first_and_then_one_in_six_seconds(self):
         simulation = simulation_of(1)
         simulation.connect()
         simulation.run(1.0)
         self.assertEqual(simulation.exchanges, 4)
-        simulation.run(80.0)
+        simulation.run(60.0)
         self.assertApproximates(simulation.exchanges, 14, 1)
 
     def test_what_the_client_knows_is_what_the_server_says(self):

@@ -23,6 +23,8 @@ from clockd.store import (
     SAVE_SECONDS,
     MemoryStore,
     SQLiteStore,
+    Unusable,
+    examine,
     migrate,
     migrations,
     unused,
@@ -38,6 +40,8 @@ ALICE = Remembered({"time": (0.5, 0.0), "load": (2.0, 0.25)}, 3, 1000, EPOCH - 6
 BOB = Remembered(logins=1)
 LOAD = Retained(7, EPOCH, b"\x05\x81")
 GARBAGE = b"this is no database\n" * 1000
+HEADED = b"SQLite format 3\0" + GARBAGE
+"""What begins as a database, and is none."""
 
 
 class Reactor(Clock):
@@ -168,6 +172,21 @@ class Suite:
         self.assertEqual(store.account("alice"), BOB)
         self.assertEqual(store.sample("load").sequence, 2)
 
+    def test_what_is_forgotten_is_as_if_it_had_never_been(self):
+        store = self.opened()
+        store.remember("alice", ALICE)
+        store.remember("bob", BOB)
+        store.forget("alice")
+        store.forget("nobody")
+        self.assertEqual((store.account("alice"), store.account("bob")), (Remembered(), BOB))
+        store.remember("alice", BOB)
+        self.assertEqual(store.account("alice"), BOB)
+        store.forget("alice")
+        self.done(store.save())
+        self.done(store.close())
+        self.done(store.open())
+        self.assertEqual((store.account("alice"), store.account("bob"), store.trouble), (Remembered(), BOB, None))
+
     def test_what_is_remembered_before_it_is_opened_stays(self):
         store = self.made()
         store.remember("alice", ALICE)
@@ -244,6 +263,28 @@ class SQLiteStoreTests(Suite, StoreCase):
         self.addCleanup(os.umask, old)
         self.opened().remember("alice", ALICE)
         self.assertEqual({oct(path.stat().st_mode & 0o777) for path in self.folder.iterdir()}, {"0o600"})
+
+    def test_one_that_others_can_read_is_read_by_others_no_more(self):
+        store = self.filled(1)
+        modes = {}
+        for before in (0o644, 0o660, 0o600):
+            self.path.chmod(before)
+            self.done(store.open())
+            store.remember("alice", ALICE)
+            self.done(store.save())
+            modes[before] = {oct(path.stat().st_mode & 0o777) for path in self.folder.iterdir()}
+            self.closed(store)
+        self.assertEqual(modes, {mode: {"0o600"} for mode in (0o644, 0o660, 0o600)})
+        self.path.unlink()
+        self.path.touch(0o644)
+        self.done(store.open())
+        self.assertEqual(oct(self.path.stat().st_mode & 0o777), "0o600")
+
+    def test_the_mode_of_what_is_left_alone_stays(self):
+        self.path.write_bytes(GARBAGE)
+        self.path.chmod(0o644)
+        self.assertIsNotNone(self.opened().trouble)
+        self.assertEqual(oct(self.path.stat().st_mode & 0o777), "0o644")
 
     def test_a_file_that_is_closed_has_no_log_beside_it(self):
         self.filled()
@@ -327,6 +368,23 @@ class BatchTests(StoreCase):
         self.passes(store, 0)
         self.assertEqual(self.rows(), ["alice", "bob", "carol"])
         self.assertEqual(self.reactor.getDelayedCalls(), [])
+
+    def test_what_is_forgotten_is_taken_out_of_the_file_as_soon(self):
+        self.filled(2)
+        store = self.opened()
+        store.remember("alice", ALICE)
+        store.forget("account0000")
+        store.forget("alice")
+        self.assertEqual(len(self.reactor.getDelayedCalls()), 1)
+        self.passes(store, BATCH_SECONDS)
+        self.assertEqual(self.rows(), ["account0001"])
+        store.forget("account0001")
+        self.reactor.advance(BATCH_SECONDS)
+        store.remember("account0001", BOB)  # while that is written
+        self.passes(store, 0)
+        self.passes(store, BATCH_SECONDS)
+        self.closed(store)
+        self.assertEqual(self.kept()[0], {"account0001": BOB})
 
     def test_without_a_change_nothing_is_to_be_done(self):
         store = self.opened()
@@ -438,6 +496,30 @@ class TroubleTests(TroubleCase):
             account0001=ALICE,
         )
 
+    def test_what_is_forgotten_before_the_file_could_be_read_is_not_there_after_it(self):
+        self.filled(2)
+        unlock = self.lock()
+        store = self.opened_in_trouble("another program has locked it")
+        store.forget("account0000")
+        self.goes_on(store)
+        unlock()
+        self.assert_ends(store, account0001=ALICE)
+        self.assertEqual(self.kept()[0].keys(), {"account0001", "carol"})
+
+    def test_what_is_forgotten_while_a_batch_fails_is_taken_out_with_the_next(self):
+        self.filled(2)
+        store = self.opened()
+        unlock = self.lock_writes()
+        store.forget("account0000")
+        self.reactor.advance(BATCH_SECONDS)
+        store.forget("account0001")
+        store.remember("carol", BOB)
+        self.passes(store, 0)
+        self.assertIsNotNone(store.trouble)
+        unlock()
+        self.assert_ends(store)
+        self.assertEqual(self.kept()[0], {"carol": BOB})
+
     def test_a_file_that_is_locked_while_it_is_open(self):
         store = self.opened()
         store.remember("alice", ALICE)
@@ -490,7 +572,9 @@ class TroubleTests(TroubleCase):
         self.assertIsNone(self.successResultOf(saving))
         self.assertIsNone(self.successResultOf(closing_))
         self.assertEqual(store.trouble, f"{self.path}: the disk does not answer; see whether it is busy or broken")
-        self.assertEqual([event["log_level"] for event in logs], [LogLevel.warn])
+        self.assertEqual([event["log_level"] for event in logs], [LogLevel.warn] * 2)
+        self.assertIn("is lost", logs[1]["log_format"])
+        self.assertEqual(logs[1]["trouble"], store.trouble)
         store.remember("bob", BOB)
         self.passes(store, 0)
         self.assertIsNone(store.trouble)
@@ -510,6 +594,64 @@ class TroubleTests(TroubleCase):
         self.passes(store, 0)
         self.assertEqual((store.account("account0000"), store.account("bob")), (ALICE, BOB))
         self.assertIsNone(store.trouble)
+
+    def test_a_cause_that_changes_is_told_too(self):
+        store = self.opened()
+        unlock = self.lock_writes()
+        store.remember("alice", ALICE)
+        self.passes(store, BATCH_SECONDS)
+        self.assertIn("has locked it", store.trouble)
+        unlock()
+        self.path.unlink()
+        self.path.mkdir()
+        self.failures.clear()
+        with capturedLogs() as logs:
+            self.passes(store, RETRY_SECONDS)
+        self.assert_trouble(store, "is no regular file", logs)
+        self.goes_on(store)
+        store.remember("alice", Remembered(logins=2**64))
+        self.path.rmdir()
+        self.passes(store, RETRY_SECONDS)
+        self.assertEqual(len(self.flushLoggedErrors(OverflowError)), 1)
+        self.assertIn("its log says why", store.trouble)
+        store.remember("alice", ALICE)
+        self.assert_ends(store, alice=ALICE)
+
+    def lost(self, store):
+        """Close a store; return what is told then of what is lost."""
+        with capturedLogs() as logs:
+            self.closed(store)
+        return [event["trouble"] for event in logs if "is lost" in event["log_format"]]
+
+    def test_what_was_in_memory_only_when_it_is_closed_is_told_to_be_lost(self):
+        for change in (lambda store: store.remember("alice", ALICE), lambda store: store.retain("load", LOAD)):
+            self.setUp()
+            store = self.opened()
+            unlock = self.lock_writes()
+            change(store)
+            self.assertEqual(self.lost(store), [f"{self.path}: another program has locked it; end that program"])
+            unlock()
+
+    def test_nothing_is_told_to_be_lost_where_nothing_is(self):
+        self.path.mkdir()
+        self.assertEqual(self.lost(self.opened()), [])
+        self.path.rmdir()
+        store = self.opened()
+        store.remember("alice", ALICE)
+        self.assertEqual(self.lost(store), [])
+        store.remember("alice", BOB)  # it is not to be written: there is no file
+        self.assertEqual(self.lost(store), [])
+
+    def test_who_does_not_wait_until_it_is_closed_is_told_what_is_lost(self):
+        store = self.opened()
+        store.remember("alice", ALICE)
+        closing_ = store.close()  # and what the thread says is not heard
+        with capturedLogs() as logs:
+            closing_.cancel()
+        self.failureResultOf(closing_)
+        (event,) = logs
+        self.assertEqual(event["trouble"], f"{self.path}: the disk does not answer; see whether it is busy or broken")
+        self.passes(store, 0)
 
     def test_an_error_of_our_own_is_logged_once(self):
         store = self.opened()
@@ -542,6 +684,97 @@ class LeftAloneTests(TroubleCase):
         self.edit("CREATE TABLE account (name)", "INSERT INTO account VALUES ('alice')")
         self.assert_left_alone("is a database of another program; name another file in server.state")
 
+    def test_what_never_was_a_database(self):
+        for content in (GARBAGE, *(GARBAGE[:size] for size in (1, 15, 16, 512, 4096)), HEADED[:15], bytes(8192)):
+            self.setUp()
+            self.path.write_bytes(content)
+            self.assert_left_alone("is no database of SQLite; name another file in server.state")
+
+    def test_one_that_takes_the_place_of_ours_while_it_is_open(self):
+        store = self.opened()
+        store.remember("alice", ALICE)
+        self.done(store.save())
+        other = self.folder / "other"
+        other.write_bytes(GARBAGE)
+        other.rename(self.path)
+        store.remember("bob", BOB)
+        with capturedLogs() as logs:
+            self.passes(store, BATCH_SECONDS)
+        self.assertIn("was removed or replaced", logs.pop(0)["what"])
+        self.failures.pop()
+        self.assert_trouble(store, "is no database of SQLite; name another file in server.state", logs)
+        self.goes_on(store)
+        self.assertEqual((self.path.read_bytes(), self.names()), (GARBAGE, ["state.sqlite"]))
+        self.path.unlink()
+        self.assert_ends(store, alice=ALICE, bob=BOB)
+
+
+class ExamineTests(StoreCase):
+    """What `clockd check` finds wrong with a file before a server has it; it changes nothing."""
+
+    def found(self):
+        """Return what is found wrong, or None."""
+        before = self.contents()
+        try:
+            examine(self.path)
+        except Unusable as error:
+            return str(error)
+        finally:
+            self.assertEqual(self.contents(), before)
+        return None
+
+    def contents(self):
+        return {path: path.is_file() and path.read_bytes() for path in self.folder.rglob("*")}
+
+    def test_one_that_can_be_made_or_is_empty_or_is_ours_is_good(self):
+        self.assertIsNone(self.found())
+        self.path.touch()
+        self.assertIsNone(self.found())
+        self.filled()
+        self.assertIsNone(self.found())
+        (self.folder / "link").symlink_to("state.sqlite")
+        self.path = self.folder / "link"
+        self.assertIsNone(self.found())
+
+    def test_one_that_a_server_has_open_is_good_from_the_first_moment_on(self):
+        store = self.opened()
+        self.assertIsNone(self.found())
+        store.remember("alice", ALICE)
+        self.done(store.save())
+        self.assertIsNone(self.found())
+        self.passes(store, 0)
+        self.assertEqual((store.trouble, self.failures), (None, []))
+
+    def test_what_is_damaged_is_good_since_the_server_deals_with_it(self):
+        self.path.write_bytes(HEADED)
+        self.assertIsNone(self.found())
+
+    def test_what_a_store_would_leave_alone_is_found(self):
+        self.path.write_bytes(b"[server]\n")
+        self.assertEqual(self.found(), "is no database of SQLite; name another file in server.state")
+        self.path.unlink()
+        self.edit("CREATE TABLE account (name)")
+        self.assertEqual(self.found(), "is a database of another program; name another file in server.state")
+        self.path.unlink()
+        self.filled()
+        self.edit(f"PRAGMA user_version = {len(migrations()) + 1}")
+        self.assertRegex(self.found(), "was made by a newer clockd; install that")
+        self.path.unlink()
+        self.path.mkdir()
+        self.assertEqual(self.found(), "is no regular file; name another in server.state")
+
+    def test_what_has_no_place_is_found(self):
+        file = self.folder / "file"
+        file.touch()
+        for path, what in (
+            (self.folder / "none" / "state", "No such file or directory"),
+            (file / "state", "Not a directory"),
+            (self.folder / "null\0", "is no name of a file"),
+        ):
+            self.path = path
+            advice = "see that its directory is there and that the server may write to it"
+            self.assertEqual(self.found(), f"{what}; {advice}")
+
 
 class DamageTests(TroubleCase):
     """A file that is no database, or no whole one: it is kept, byte by byte, and a new one takes its place."""
@@ -564,15 +797,11 @@ class DamageTests(TroubleCase):
             store = self.opened()
         self.assert_moved_aside(store, logs, pattern, content)
 
-    def test_garbage_of_any_size_at_the_start(self):
-        for size in (1, 16, 511, 512, 4096, len(GARBAGE)):
+    def test_garbage_of_any_size_behind_a_header_at_the_start(self):
+        for size in (16, 17, 511, 512, 4096, len(HEADED)):
             self.setUp()
-            self.path.write_bytes(GARBAGE[:size])
-            self.assert_moved_aside_at_the_start("is no database of SQLite; it is kept as .*, and a new one")
-
-    def test_zeros_at_the_start(self):
-        self.path.write_bytes(bytes(8192))
-        self.assert_moved_aside_at_the_start("is no database of SQLite")
+            self.path.write_bytes(HEADED[:size])
+            self.assert_moved_aside_at_the_start("is damaged .*; it is kept as .*, and a new one")
 
     def test_an_empty_file_at_the_start_is_a_new_one(self):
         self.path.touch()
@@ -604,19 +833,22 @@ class DamageTests(TroubleCase):
 
     def test_garbage_with_a_log_is_moved_with_it(self):
         for name in ("state.sqlite", "state.sqlite-wal", "state.sqlite-shm"):
-            (self.folder / name).write_bytes(GARBAGE + name.encode())
+            (self.folder / name).write_bytes(HEADED + name.encode())
         self.closed(self.opened())
-        for end in ("", "-wal", "-shm"):
+        self.assertEqual(
+            self.names(), ["state.sqlite", *(f"state.sqlite.broken-{STAMP}{end}" for end in ("", "-shm", "-wal"))]
+        )
+        for end in ("", "-wal"):  # the other is an index of this, and SQLite makes it anew
             kept = self.folder / f"state.sqlite.broken-{STAMP}{end}"
-            self.assertEqual(kept.read_bytes(), GARBAGE + f"state.sqlite{end}".encode())
+            self.assertEqual(kept.read_bytes(), HEADED + f"state.sqlite{end}".encode())
 
     def test_what_was_moved_aside_before_is_not_overwritten(self):
         for number in range(3):
-            self.path.write_bytes(GARBAGE + bytes([number]))
+            self.path.write_bytes(HEADED + bytes([number]))
             self.closed(self.opened())
         for number, end in enumerate(("", "-2", "-3")):
             kept = self.folder / f"state.sqlite.broken-{STAMP}{end}"
-            self.assertEqual(kept.read_bytes(), GARBAGE + bytes([number]))
+            self.assertEqual(kept.read_bytes(), HEADED + bytes([number]))
 
     def begun(self):
         """Return a store that has written two accounts, one of which is in the log only."""
@@ -628,10 +860,10 @@ class DamageTests(TroubleCase):
         self.done(store.save())
         return store
 
-    def test_one_that_is_replaced_by_garbage_while_it_is_open(self):
+    def test_one_that_is_replaced_by_a_damaged_one_while_it_is_open(self):
         store = self.begun()
         other = self.folder / "other"
-        other.write_bytes(GARBAGE)
+        other.write_bytes(HEADED)
         other.rename(self.path)
         store.remember("dave", BOB)
         with capturedLogs() as logs:
@@ -639,7 +871,7 @@ class DamageTests(TroubleCase):
         self.assertEqual(["was removed or replaced" in event["what"] for event in logs], [True, False])
         del logs[0], self.failures[0]
         self.assertEqual([name for name in self.names() if "broken" in name], [f"state.sqlite.broken-{STAMP}"])
-        self.assert_moved_aside(store, logs, "is no database", GARBAGE, alice=ALICE, bob=BOB, dave=BOB)
+        self.assert_moved_aside(store, logs, "is damaged", HEADED, alice=ALICE, bob=BOB, dave=BOB)
 
     def test_one_that_is_overwritten_while_it_is_open(self):
         store = self.begun()
@@ -667,12 +899,10 @@ class DamageTests(TroubleCase):
 
     def test_what_cannot_be_moved_aside_is_not_written_to(self):
         self.path = self.folder / ("x" * 240)  # with more behind it, it would be too long
-        self.path.write_bytes(GARBAGE)
-        store = self.opened_in_trouble(
-            "is no database of SQLite, and cannot be moved away .File name too long.; move it"
-        )
+        self.path.write_bytes(HEADED)
+        store = self.opened_in_trouble("is damaged .*, and cannot be moved away .File name too long.; move it")
         self.goes_on(store)
-        self.assertEqual(self.path.read_bytes(), GARBAGE)
+        self.assertEqual(self.path.read_bytes(), HEADED)
         self.path.unlink()
         self.assert_ends(store)
 

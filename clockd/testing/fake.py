@@ -27,8 +27,7 @@ from twisted.spread import pb
 from clockd.client import reactor_here
 from clockd.either import Either
 from clockd.errors import UnknownMethod
-from clockd.timekeeper import ServerStatus
-from clockd.values import NOTICES
+from clockd.values import NOTICES, ServerStatus
 
 DEFAULT_PERIOD = 1.0
 """Seconds; what is granted to who asks for no period."""

@@ -165,6 +165,28 @@ def test_a_mistake_in_the_configuration_is_named(tmp_path, users, command, text,
     says(done, 2, message)
 
 
+@pytest.mark.parametrize(
+    ("state", "message"),
+    [
+        ("users", "is no database of SQLite; name another file in server.state"),
+        ("clockd.toml", "is no database of SQLite; name another file in server.state"),
+        (
+            "none/state",
+            "No such file or directory; see that its directory is there and that the server may write to it",
+        ),
+        (".", "is no regular file; name another in server.state"),
+    ],
+)
+def test_check_says_where_nothing_can_be_remembered_and_touches_nothing(tmp_path, users, state, message):
+    state = users if state == "users" else tmp_path / state
+    file = tmp_path / "clockd.toml"
+    file.write_text(f"[auth]\nusers = '{users}'\n")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    done = clockd("check", "--config", str(file), environment={"CLOCKD_SERVER_STATE": str(state)})
+    says(done, 2, f"CLOCKD_SERVER_STATE: server.state: {state}: {message}")
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
 def test_a_mistake_in_the_environment_is_named(users):
     done = clockd("check", environment={"CLOCKD_AUTH_USERS": str(users), "CLOCKD_LIMITS_MIN_PERIOD": "no"})
     says(done, 2, "CLOCKD_LIMITS_MIN_PERIOD: limits.min_period: is to be a number, not a text")

@@ -13,9 +13,10 @@ from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
-from processes import HERE, Program, eventually, run, without_coverage
+from processes import CLOCKD, HERE, Program, eventually, run, without_coverage
 
 from clockd.store import BUSY_SECONDS
+from clockd.users import add_account
 
 ROOT = HERE.parents[1]
 KILLS = int(os.environ.get("CLOCKD_TEST_KILLS", "5"))
@@ -25,6 +26,8 @@ WINDOW_SECONDS = 1.0
 """As much may be lost of what was remembered last."""
 
 GARBAGE = b"this is no database\n" * 1000
+HEADED = b"SQLite format 3\0" + GARBAGE
+"""What begins as a database, and is none."""
 
 
 class Keeper(Program):
@@ -237,7 +240,7 @@ def remove(path):
 
 def replace(path):
     other = path.with_name("other")
-    other.write_bytes(GARBAGE)
+    other.write_bytes(HEADED)
     other.rename(path)
 
 
@@ -264,8 +267,36 @@ def test_a_file_that_is_harmed_while_it_is_open(path, harm):
     assert len(aside) == (harm is not remove)
     assert all(f"it is kept as {file}" in warnings[-1] for file in aside)
     if harm in {replace, overwrite}:
-        assert aside[0].read_bytes().startswith(GARBAGE)
+        assert aside[0].read_bytes().startswith(HEADED if harm is replace else GARBAGE)
     assert {name[0] for name in kept(path)} == {"a", "b"}
+
+
+def test_check_finds_a_place_that_is_read_only(path, bound_by_permissions):
+    users = path.with_name("users")
+    add_account(users, "alice")
+    environment = {**os.environ, "CLOCKD_AUTH_USERS": str(users), "CLOCKD_SERVER_STATE": str(path)}
+    check = (*bound_by_permissions, *CLOCKD, "check")
+    path.touch()
+    for place, mode, told in (
+        (path, 0o400, "it is read-only; give the server the right to write to it and to its directory"),
+        (path, 0o200, "Permission denied; see that its directory is there and that the server may write to it"),
+        (path.parent, 0o500, "it is read-only; give the server the right to write to it and to its directory"),
+    ):
+        before = place.stat().st_mode
+        place.chmod(mode)
+        done = run(*check, environment=environment)
+        place.chmod(before)
+        assert (done.returncode, done.stderr) == (2, f"clockd: CLOCKD_SERVER_STATE: server.state: {path}: {told}\n")
+    assert run(*check, environment=environment).stdout == "defaults: good\n"
+
+
+def test_what_never_was_a_database_is_left_alone(path):
+    path.write_bytes(GARBAGE)
+    keeper = Keeper(path)
+    keeper.comes_into_trouble("is no database of SQLite; name another file in server.state")
+    assert (path.read_bytes(), [file.name for file in path.parent.iterdir()]) == (GARBAGE, [path.name])
+    path.unlink()
+    assert len(keeper.comes_out_of_it()) == 2  # the trouble, and that the file was removed
 
 
 def test_the_wheel_has_the_migrations(tmp_path):
