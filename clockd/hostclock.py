@@ -57,12 +57,11 @@ def kernel_clock() -> Callable[[], ClockState]:
         import ctypes  # noqa: PLC0415  # where no memory may be made executable, this may be refused
 
         adjtimex = ctypes.CDLL(None).adjtimex
-        made = ctypes.create_string_buffer
+        buffer = ctypes.create_string_buffer(_TIMEX.size)  # modes is 0, and stays it: nothing is set
     except Exception:  # noqa: BLE001  # another platform, another libc, or what hardens this one
         return lambda: UNKNOWN
 
     def ask() -> ClockState:
-        buffer = made(_TIMEX.size)  # modes is 0: nothing is set
         return UNKNOWN if adjtimex(buffer) < 0 else state_of(buffer.raw)
 
     return ask

@@ -9,6 +9,7 @@ import os
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from functools import partial
+from inspect import signature
 from typing import Any, NoReturn, TypeVar
 
 from twisted.cred.credentials import UsernamePassword
@@ -165,9 +166,14 @@ class Way:
 
 
 class _Broker(pb.Broker):
-    """Remembers when the last bytes arrived, and why its connection was lost."""
+    """Remembers when the last bytes arrived, and why its connection was lost; what makes no sense ends it.
 
+    Stock PB would log a traceback for whatever a server says.
+    """
+
+    transport: Any  # Twisted says what every transport has; ours can be aborted
     lost_for: BaseException | None = None
+    senseless = False
 
     def __init__(self, local: Callable[[], float], **options: Any) -> None:
         super().__init__(**options)
@@ -176,7 +182,17 @@ class _Broker(pb.Broker):
 
     def dataReceived(self, data: bytes) -> None:
         self.arrived = self._local()
-        super().dataReceived(data)
+        try:
+            super().dataReceived(data)
+        except Exception:  # noqa: BLE001  # many kinds are raised, and all are the server's doing
+            self.senseless = True
+            self.transport.abortConnection()
+
+    def localObjectForID(self, luid: Any) -> Any:
+        return super().localObjectForID(luid) if type(luid) is int else None
+
+    def proto_cachemessage(self, *expression: object) -> None:
+        raise pb.ProtocolError("there are no cached objects")
 
     def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]  # Twisted gives it a default
         self.lost_for = reason.value
@@ -312,8 +328,10 @@ class Link:
         return _settled(nobody.callRemote("probe"))
 
     def _gone(self) -> None:
-        self._factory.clientConnectionLost(None, Failure(failed_for(self.broker.lost_for) or ConnectionLost()))
-        self.end()
+        failed = failed_for(self.broker.lost_for)
+        self._factory.clientConnectionLost(None, Failure(failed or ConnectionLost()))
+        senseless = f"what {self.endpoint} says makes no sense" if self.broker.senseless else None
+        self.end(senseless if failed is None else str(failed))
 
 
 class Mind(pb.Referenceable):
@@ -334,6 +352,21 @@ class Mind(pb.Referenceable):
         self._deliver = deliver
         self._notice = notice
         self._check_value = check_value
+        self._takes = {
+            "notifyTime": signature(self.remote_notifyTime),
+            "notifySample": signature(self.remote_notifySample),
+        }
+
+    def remoteMessageReceived(self, broker: pb.Broker, message: str, args: Any, kw: Any) -> Any:
+        """Refuse what is no call of these; stock PB would log a traceback."""
+        try:
+            arguments, keywords = broker.unserialize(args), broker.unserialize(kw)
+            taken = self._takes[message].bind(*arguments, **keywords)
+        except Exception as error:
+            raise InvalidValue(
+                "a client takes notifyTime(stamp) and notifySample(feed, sequence, stamp, value), and no other call"
+            ) from error
+        return broker.serialize(getattr(self, f"remote_{message}")(*taken.args))
 
     def remote_notifyTime(self, stamp: object) -> Answer:
         """Take the time."""

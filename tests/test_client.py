@@ -1993,6 +1993,49 @@ class OtherServerTests(ClientCase):
             [failure.check("clockd.errors.InvalidValue") for failure in refused], 6 * ["clockd.errors.InvalidValue"]
         )
 
+    def test_calls_that_no_client_has_are_refused_and_nothing_is_logged(self):
+        client, _, root = self.lying()
+        samples = client.samples()
+        refused = []
+        for call in (
+            *((), ("notifyTime",), ("notifyTime", 1.0, 2.0), ("notifySample", "load"), ("notifyTimes", 1.0)),
+            *(("notifyTime", root), ("remote_notifyTime", 1.0), ("__class__",)),
+        ):
+            root.mind.callRemote(*(call or ("",))).addErrback(refused.append)
+        root.mind.callRemote("notifyTime", time=1.0).addErrback(refused.append)
+        server = self.network.wires[-1].server
+        for number, target, jelly in ((0, 1, [b"whatever"]), (0, [1], [b"tuple"]), (0, b"\xff", [b"tuple"])):
+            server.sendCall(b"message", number, target, b"notifyTime", 0, jelly, [b"dictionary"])
+        root.mind.callRemote("notifyTime", EPOCH + 3.0)
+        self.network.flush()
+        self.assertEqual(self.next(samples), 3)
+        self.assertEqual([failure.check("clockd.errors.InvalidValue") is not None for failure in refused], 9 * [True])
+
+    def test_a_server_that_talks_nonsense_is_left_and_looked_for_again(self):
+        for nonsense in (
+            *([b"answer", 999, 1], [b"answer", [1], 1], [b"error", 999, 1], [b"decref", 77], [b"message", 1], [1], 1),
+            *([b"cachemessage", 1, 1, b"x", 1, [b"tuple"], [b"dictionary"]], [b"uncache", 1], [b"version"]),
+            [b"message", 1, 1, b"\xff", 0, [b"tuple"], [b"dictionary"]],
+        ):
+            client, _, _ = self.lying()
+            self.network.wires[-1].server.sendEncoded(nonsense)
+            self.network.flush()
+            self.assertIn("makes no sense", client.trouble)
+            self.network.advance(4, 1)
+            self.assertEqual((self.network.attempts, client.connected), (2, True))
+
+    def test_an_answer_that_cannot_be_read_ends_the_connection(self):
+        for kind in (b"answer", b"error"):
+            for jelly in ([b"whatever"], [b"module", b"os"], [b"dictionary", 1], [b"unicode", b"\xff"]):
+                client, _, _ = self.lying()
+                server = self.network.wires[-1].server
+                words = server.sendCall, kind, jelly
+                server._sendAnswer = lambda _, number, words=words: words[0](words[1], number, words[2])
+                asked = self.ask(client.feeds())
+                self.assertIn("makes no sense", client.trouble)
+                self.network.advance(TIMEOUT, 1)
+                self.failureResultOf(asked, NotConnected)
+
     def test_a_server_that_answers_no_more_is_left_and_looked_for_again(self):
         self.entered()
         self.network.wires[-1].frozen = True
