@@ -240,41 +240,9 @@ LATENESS_BOUNDS = (
     1.0,
     2.5,
 )
-ACKNOWLEDGEMENT_BOUNDS = (
-    0.0001,
-    0.00025,
-    0.0005,
-    0.001,
-    0.0025,
-    0.005,
-    0.01,
-    0.025,
-    0.05,
-    0.1,
-    0.25,
-    0.5,
-    1.0,
-    5.0,
-)
-
-CLOCK_BOUNDS = (
-    0.0001,
-    0.00025,
-    0.0005,
-    0.001,
-    0.0025,
-    0.005,
-    0.01,
-    0.025,
-    0.05,
-    0.1,
-    0.25,
-    0.5,
-    1.0,
-    10.0,
-    60.0,
-    3600.0,
-)
+_UP_TO_A_SECOND = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0)
+ACKNOWLEDGEMENT_BOUNDS = (*_UP_TO_A_SECOND, 5.0)
+CLOCK_BOUNDS = (*_UP_TO_A_SECOND, 10.0, 60.0, 3600.0)
 
 SKIP_REASONS = ("unacknowledged", "buffer", "unchanged", "stall")
 CLOSE_REASONS = (

@@ -346,26 +346,25 @@ class RealReactorTests(SynchronousTestCase):
         self.assertTrue(issubclass(pair.protocol.ended, (ConnectionLost, ConnectionDone)))
         pair.connection.write(SOME)
 
+    def ended(self, writes, *, reset):
+        """Return how a connection ends whose peer left before so many writes."""
+        pair = Pair(Recorder(), pair=tcp_pair, reactor=self.reactor)
+        self.addCleanup(pair.close)
+        if reset:
+            pair.peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        pair.peer.close()
+        for _ in range(writes):
+            pair.connection.write(SOME)
+        self.reactor.doIteration(0)
+        return pair.protocol.ended
+
     def test_a_peer_that_reset_its_connection_is_lost_whoever_is_told_first(self):
         for writes in range(3):
-            pair = Pair(Recorder(), pair=tcp_pair, reactor=self.reactor)
-            self.addCleanup(pair.close)
-            pair.peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-            pair.peer.close()
-            for _ in range(writes):
-                pair.connection.write(SOME)
-            self.reactor.doIteration(0)
-            self.assertIs(pair.protocol.ended, ConnectionLost)
+            self.assertIs(self.ended(writes, reset=True), ConnectionLost)
 
     def test_a_peer_that_left_in_order_was_not_lost_whatever_was_written_since(self):
         for writes in range(3):
-            pair = Pair(Recorder(), pair=tcp_pair, reactor=self.reactor)
-            self.addCleanup(pair.close)
-            pair.peer.close()
-            for _ in range(writes):
-                pair.connection.write(SOME)
-            self.reactor.doIteration(0)
-            self.assertIs(pair.protocol.ended, ConnectionDone)
+            self.assertIs(self.ended(writes, reset=False), ConnectionDone)
 
 
 class EndingTests(PairCase):
