@@ -88,6 +88,11 @@ class TallyCollector(Collector):
             "Seconds from a push that asks for an answer to the answer.",
             tally.acknowledgement,
         )
+        yield _histogram(
+            "clockd_reactor_lag_seconds",
+            "Seconds for which the reactor was busy between two looks at what has happened.",
+            tally.lag,
+        )
         yield GaugeMetricFamily(
             "clockd_store_up", "1 while what is remembered is written, 0 while it is in memory only.", tally.store_up
         )

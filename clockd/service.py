@@ -32,6 +32,7 @@ from clockd.desk import FeedDesk
 from clockd.errors import CannotListen, Misconfigured
 from clockd.hostclock import HostClock, kernel_clock, since_boot
 from clockd.interfaces import IAccountStore
+from clockd.lag import LagWatch
 from clockd.logs import count_errors
 from clockd.metrics import NewestStay, TallyCollector, metrics_site
 from clockd.passwords import PasswordPool, new_hasher
@@ -466,6 +467,7 @@ def make_realm_service(
     ):
         timer.clock = clock
         timer.setServiceParent(service)
+    LagWatch(reactor, tally.lag).setServiceParent(service)
     return service
 
 

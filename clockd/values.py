@@ -326,6 +326,7 @@ class Tally:
         periods: Calls of `setperiod`, by result.
         lateness: Seconds from due time to write.
         acknowledgement: Seconds from a push that asks to its answer.
+        lag: Seconds for which the reactor was busy, each time it was.
         store_up: Whether what is remembered is written, too.
         store_errors: Reads and writes of the store that failed.
         unhandled_errors: Errors that reached Twisted's log; each is a bug.
@@ -349,6 +350,7 @@ class Tally:
         self.periods = dict.fromkeys(PERIOD_RESULTS, 0)
         self.lateness = Histogram(LATENESS_BOUNDS)
         self.acknowledgement = Histogram(ACKNOWLEDGEMENT_BOUNDS)
+        self.lag = Histogram(LATENESS_BOUNDS)
         self.store_up = True
         self.store_errors = 0
         self.unhandled_errors = 0
