@@ -289,8 +289,15 @@ def test_a_signal_ends_it_even_where_python_ignores_what_is_raised():
         sys.modules["clockd.cli"] = types.SimpleNamespace(main=start)
         main()
     """
-    done = run(sys.executable, "-c", textwrap.dedent(code))
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    said = "clockd: ended by a signal before it was done\n"
+    for words, ended in (
+        (["serve"], (0, "")),
+        (["demo"], (0, "")),
+        (["watch", "host", "--check"], (2, said)),
+        (["health"], (1, said)),
+    ):
+        done = run(sys.executable, "-c", textwrap.dedent(code), *words)
+        assert (done.stdout, (done.returncode, done.stderr)) == ("", ended)
 
 
 def test_logs_are_readable_lines_or_json(tmp_path, server):
@@ -455,7 +462,46 @@ def test_check_that_finds_out_nothing_exits_2(server):
         connection, _ = silent.accept()
         with connection:
             assert program.end() == 2
-        assert program.output == ""
+        eventually(lambda: program.output == "clockd: ended by a signal before it was done")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+@pytest.mark.parametrize(
+    "words",
+    [("watch", "--check"), ("watch", "--count", "1"), ("top", "--once"), ("publish", "load", "1"), ("publish",)],
+)
+def test_what_a_signal_ends_before_it_was_done_was_not_done(number, words):
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        target = f"alice@127.0.0.1:{silent.getsockname()[1]}"
+        program = Program(*CLOCKD, words[0], target, *words[1:], environment={**os.environ, "CLOCKD_SECRET": "x"})
+        silent.settimeout(SECONDS)
+        connection, _ = silent.accept()
+        with connection:
+            assert program.end(number) == (2 if "--check" in words else 1)
+        eventually(lambda: program.lines[-1] == "clockd: ended by a signal before it was done")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_check_ended_when_it_is_about_to_begin_exits_2(number):
+    code = """
+        import signal, sys
+        from twisted.internet import reactor
+        from clockd.__main__ import main
+
+        reactor.callWhenRunning(signal.raise_signal, int(sys.argv.pop()))
+        main()
+    """
+    words = ("watch", "alice@127.0.0.1:1", "--check", str(int(number)))
+    nobody = {**os.environ, "CLOCKD_SECRET": "x"}
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code), *words],
+        env=nobody,
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+        check=False,
+    )
+    says(done, 2, "ended by a signal before it was done")
 
 
 def test_watch_ends_quietly_when_nobody_reads(server):
