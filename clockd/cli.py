@@ -876,13 +876,25 @@ def _live_view(target: str, feed: str) -> "Follow | None":
 
 def _probed(dial: "Callable[..., ClockClient]", target: str, tolerance: float, utc: bool) -> int:
     """Say whether this host's clock can be right; returns the exit code."""
-    from clockd.probe import look, verdict_of
+    from twisted.internet import defer
 
-    found: list[TimeInterval] = []
+    from clockd.errors import ConnectionFailed
+    from clockd.probe import PATIENCE_SECONDS, look, verdict_of
 
-    async def probe(reactor: Any) -> None:
+    found: list[TimeInterval | None] = []
+
+    async def ask(reactor: Any) -> None:
         async with dial(reactor=reactor) as clock:
             found.append(await look(clock, utc, reactor))
+
+    async def probe(reactor: Any) -> None:
+        try:
+            await defer.Deferred.fromCoroutine(ask(reactor)).addTimeout(PATIENCE_SECONDS, reactor)
+        except defer.TimeoutError as error:
+            if not found:
+                raise ConnectionFailed(
+                    f"no session with {target} within {PATIENCE_SECONDS:g} s: is it clockd that listens there?"
+                ) from error
 
     drive(probe)
     verdict = verdict_of(found[0], target, tolerance, utc)
