@@ -366,7 +366,7 @@ def test_watch_on_a_terminal_is_a_live_view(tmp_path):
     target = f"alice@127.0.0.1:{first.port}"
     login = ("--secret-file", str(first.secret_file))
     terminal = Terminal("watch", target, "--period", "0.1", *login)
-    terminal.wait_for("of the last 5")
+    terminal.wait_for(", last 5")
     screen = terminal.screen
     assert [len(line) for line in screen] == 24 * [80]
     assert screen[0].split() == [target, "time,", "every", "0.1", "s", "connected"]
