@@ -206,7 +206,9 @@ def login_options(command: Callable[..., None]) -> Callable[..., None]:
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
 @click.option("--check", "probing", is_flag=True, help="Say whether this host's clock can be right, and end.")
 @click.option("--utc", is_flag=True, help="With --check: compare with UTC, not with the server's clock.")
-@click.option("--within", type=float, help="With --check: find so many seconds outside the interval good, too.")
+@click.option(
+    "--within", type=float, help="With --check: find a clock good that may be off by no more seconds.  [default: 0]"
+)
 @login_options
 def watch(
     target: str,
@@ -231,9 +233,9 @@ def watch(
     (due, but not pushed to so slow a reader), and how far they arrive from their turn. While the server is away it says
     so.
 
-    With --check one line tells whether this host's clock lies within the interval in which the time must lie, as far as
-    the server tells. Exits 0 if it does, 1 if it does not, and 2 if that is not known, whatever the reason: for
-    monitoring.
+    With --check one line tells between which two figures lies how far this host's clock is from the server's. Exits 0
+    if 0 lies between them, or what --within allows, and so the clock may be right; 1 if it is wrong, and 2 if that is
+    not known, whatever the reason: for monitoring.
 
     A line of the time has its stamp, and how much later it arrived; give or take how much, as soon as it is known how
     far this host's clock is from the server's. Of any other feed a line has the stamp, the sample's number in its feed,
@@ -244,7 +246,8 @@ def watch(
     JSON has no bytes, no tuples and no NaN: bytes are {"base64": "..."}, a tuple is an array, and a float that is no
     finite number is the string "NaN", "Infinity" or "-Infinity". Keys of an object are strings, whatever they were.
     "offset" is how far the server's clock was ahead of this host's, "bound" by how much that may be wrong, "round_trip"
-    how long the last exchange took, all in seconds, or null while that is not known.
+    how long the last exchange took, all in seconds, or null while that is not known: of the first sample, as a rule, so
+    take two.
 
     \b
     Examples:
