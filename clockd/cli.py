@@ -874,7 +874,16 @@ def _live_view(target: str, feed: str) -> "Follow | None":
     console = Console(force_terminal=True)
     if console.is_dumb_terminal:
         return None
-    return lambda clock, samples, reactor: follow(clock, samples, Face(console, reactor, clock, target, feed), reactor)
+
+    async def show(clock: "ClockClient", samples: "Samples", reactor: Any) -> None:
+        face = Face(console, reactor, clock, target, feed)
+        try:
+            await follow(clock, samples, face, reactor)
+        finally:
+            with suppress(OSError):  # the terminal is gone
+                console.print(face.left(), end="")
+
+    return show
 
 
 def _probed(dial: "Callable[..., ClockClient]", target: str, tolerance: float, utc: bool) -> int:

@@ -154,6 +154,10 @@ class Face(Drawing):
         rows += [line(f"{_hour_of(event.at)}  {event.text}") for event in self._events]
         return Group(*rows[:lines])
 
+    def left(self) -> Group:
+        """Return what stays on the terminal when it has been left: nothing, if no sample came."""
+        return Group(*list(self._rows(self.console.width))[:-1] if self._track.pushes else [])
+
     def _head(self) -> Table:
         period = self._period
         every = "" if period is None else f", every {period:g} s"

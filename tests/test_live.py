@@ -228,6 +228,17 @@ class TimeTests(FaceCase):
         line = next(line for line in self.lines(60) if line.startswith("jitter"))
         self.assertTrue(line.endswith(", last 60"), line)
 
+    def test_what_was_found_stays(self):
+        def left():
+            with self.console.capture() as captured:
+                self.console.print(self.face.left(), end="")
+            return captured.get()
+
+        self.assertEqual(left(), "")
+        self.face.take(tick(0))
+        self.assertIn("missed 0", left())
+        self.assertEqual(len(left().splitlines()), 6)
+
     def test_that_a_server_stops_is_told_once(self):
         text = "the server stops; connecting again in 1.0 s"
         for kind in ("draining", "lost", "connected", "lost", "lost"):
