@@ -1,8 +1,8 @@
 """A command line becomes one call.
 
-Exit codes: 0 done, or stopped by a signal; 1 it could not be done (no server, wrong secret, port in use); 2 a mistake
-in the command line, the configuration or the users file. A user's mistake is one sentence that says what to do, never
-a traceback.
+Exit codes: 0 done, or stopped by a signal where nothing else ends it; 1 it could not be done (no server, wrong secret,
+port in use, a signal before it was done); 2 a mistake in the command line, the configuration or the users file. A
+user's mistake is one sentence that says what to do, never a traceback.
 
 Rules of this module: Twisted, `config`, `service` and whatever else only some commands need is imported inside them:
 Twisted alone takes a third of a second, and `clockd health` runs every few seconds.
@@ -64,6 +64,10 @@ PASSWORD_BYTES = 1024
 
 PATIENCE_SECONDS = 1.0
 """When no sample has come for so long, `watch` says so, once."""
+
+
+class Interrupted(Exception):
+    """A signal came before what was to be done was done."""
 
 
 class Text(click.ParamType[str]):
@@ -154,7 +158,7 @@ def serve(
         if init:
             _first_account(Path(settings.auth.users))
         with told_where(config, flags=flags):
-            drive(lambda reactor: _serve(settings, config, flags, reactor))
+            drive(lambda reactor: _serve(settings, config, flags, reactor), endless=True)
 
 
 @main.command()
@@ -169,7 +173,7 @@ def demo() -> None:
 
         begin_logging("text", sys.stderr, "warn")
         with quiet_without_readers():
-            drive(_demo)
+            drive(_demo, endless=True)
             click.echo("\nstopped")
 
 
@@ -202,7 +206,9 @@ def login_options(command: Callable[..., None]) -> Callable[..., None]:
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
 @click.option("--check", "probing", is_flag=True, help="Say whether this host's clock can be right, and end.")
 @click.option("--utc", is_flag=True, help="With --check: compare with UTC, not with the server's clock.")
-@click.option("--within", type=float, help="With --check: find so many seconds outside the interval good, too.")
+@click.option(
+    "--within", type=float, help="With --check: find a clock good that may be off by no more seconds.  [default: 0]"
+)
 @login_options
 def watch(
     target: str,
@@ -227,9 +233,9 @@ def watch(
     (due, but not pushed to so slow a reader), and how far they arrive from their turn. While the server is away it says
     so.
 
-    With --check one line tells whether this host's clock lies within the interval in which the time must lie, as far as
-    the server tells. Exits 0 if it does, 1 if it does not, and 2 if that is not known, whatever the reason: for
-    monitoring.
+    With --check one line tells between which two figures lies how far this host's clock is from the server's. Exits 0
+    if 0 lies between them, or what --within allows, and so the clock may be right; 1 if it is wrong, and 2 if that is
+    not known, whatever the reason: for monitoring.
 
     A line of the time has its stamp, and how much later it arrived; give or take how much, as soon as it is known how
     far this host's clock is from the server's. Of any other feed a line has the stamp, the sample's number in its feed,
@@ -240,7 +246,8 @@ def watch(
     JSON has no bytes, no tuples and no NaN: bytes are {"base64": "..."}, a tuple is an array, and a float that is no
     finite number is the string "NaN", "Infinity" or "-Infinity". Keys of an object are strings, whatever they were.
     "offset" is how far the server's clock was ahead of this host's, "bound" by how much that may be wrong, "round_trip"
-    how long the last exchange took, all in seconds, or null while that is not known.
+    how long the last exchange took, all in seconds, or null while that is not known: of the first sample, as a rule, so
+    take two.
 
     \b
     Examples:
@@ -282,7 +289,7 @@ def watch(
             # of a terminal that is not one of UTF-8; no line of the view grows
             sys.stdout.reconfigure(errors="replace" if live else "backslashreplace")
         with quiet_without_readers(), login_explained(dial):
-            drive(partial(_watch, dial, feed, period, deadband, follow))
+            drive(partial(_watch, dial, feed, period, deadband, follow), endless=not count)
 
 
 @main.command(context_settings={"ignore_unknown_options": True})  # a number may be negative
@@ -329,17 +336,20 @@ def publish(target: str, feed: str | None, value: str | None, **login: Any) -> N
         counts: dict[str, int] = {}
         with quiet_without_readers(), login_explained(dial):
             if feed is None or value is None:
-                drive(lambda reactor: _publish_lines(dial, outgoing_of, counts, reactor))
+                drive(lambda reactor: _publish_lines(dial, outgoing_of, counts, reactor), endless=True)
             elif value == "-":
                 drive(
                     lambda reactor: _publish_lines(
                         dial, lambda text: Outgoing(feed, value_of(text), None), counts, reactor
-                    )
+                    ),
+                    endless=True,
                 )
             else:
                 drive(partial(_publish, dial, feed, _value(value)))
-            if counts:
-                click.echo(_summary(**counts))
+                return
+            if not counts:
+                raise Interrupted
+            click.echo(_summary(**counts))
         sys.exit(1 if counts.get("refused") else 0)
 
 
@@ -402,7 +412,7 @@ def top(target: str, every: float, sort: str, limit: int, as_json: bool, once: b
             partial(Screen, console, page) if live else lambda _: nullcontext(Lines(show))
         )
         with quiet_without_readers(), login_explained(dial):
-            drive(partial(_top, dial, (limit, sort), view, None if once else every))
+            drive(partial(_top, dial, (limit, sort), view, None if once else every), endless=not once)
 
 
 @main.command()
@@ -588,6 +598,12 @@ def one_sentence(failed: int = 1) -> Iterator[None]:
     except OSError as error:
         click.echo(f"clockd: {error}", err=True)
         sys.exit(failed)
+    except Interrupted:
+        click.echo("clockd: ended by a signal before it was done", err=True)
+        sys.exit(failed)
+    except click.Abort:
+        click.echo("Aborted!", err=True)
+        sys.exit(failed)
 
 
 @contextmanager
@@ -617,11 +633,16 @@ def quiet_without_readers() -> Iterator[None]:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nobody reads what is still buffered
 
 
-def drive(work: Callable[[Any], Coroutine[Any, Any, None]]) -> None:
+def drive(work: Callable[[Any], Coroutine[Any, Any, None]], *, endless: bool = False) -> None:
     """Run a coroutine in the reactor, on the monotonic clock, until it ends; a signal that is not ignored cancels it.
+
+    Args:
+        work: Returns the coroutine.
+        endless: Whether a signal is how it is meant to end.
 
     Raises:
         Exception: What the coroutine raised.
+        Interrupted: A signal has ended it, and it is not endless.
     """
     from twisted.internet import reactor
     from twisted.internet.defer import CancelledError, Deferred
@@ -631,6 +652,7 @@ def drive(work: Callable[[Any], Coroutine[Any, Any, None]]) -> None:
 
     make_monotonic(reactor)
     failures: list[Failure] = []
+    done_by_itself: list[object] = []
 
     def keep(failure: "Failure") -> None:
         if not failure.check(CancelledError):
@@ -647,15 +669,16 @@ def drive(work: Callable[[Any], Coroutine[Any, Any, None]]) -> None:
 
         reactor.addSystemEventTrigger("before", "shutdown", end)
         on_stop_signals(partial(stop, reactor), reactor)
-        done.addErrback(keep).addBoth(lambda _: stop(reactor))
+        done.addCallbacks(done_by_itself.append, keep).addBoth(lambda _: stop(reactor))
 
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # the reactor takes it over only from Python's own
     if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
         signal.signal(signal.SIGHUP, lambda *_: reactor.callFromThread(stop, reactor))  # type: ignore[attr-defined]  # it is the reactor
     reactor.callWhenRunning(start)
     reactor.run()
     for failure in failures:
         failure.raiseException()
+    if not (done_by_itself or endless):
+        raise Interrupted
 
 
 class Target(NamedTuple):
@@ -851,22 +874,41 @@ def _live_view(target: str, feed: str) -> "Follow | None":
     console = Console(force_terminal=True)
     if console.is_dumb_terminal:
         return None
-    return lambda clock, samples, reactor: follow(clock, samples, Face(console, reactor, clock, target, feed), reactor)
+
+    async def show(clock: "ClockClient", samples: "Samples", reactor: Any) -> None:
+        face = Face(console, reactor, clock, target, feed)
+        try:
+            await follow(clock, samples, face, reactor)
+        finally:
+            with suppress(OSError):  # the terminal is gone
+                console.print(face.left(), end="")
+
+    return show
 
 
 def _probed(dial: "Callable[..., ClockClient]", target: str, tolerance: float, utc: bool) -> int:
     """Say whether this host's clock can be right; returns the exit code."""
-    from clockd.probe import look, verdict_of
+    from twisted.internet import defer
 
-    found: list[TimeInterval] = []
+    from clockd.errors import ConnectionFailed
+    from clockd.probe import PATIENCE_SECONDS, look, verdict_of
 
-    async def probe(reactor: Any) -> None:
+    found: list[TimeInterval | None] = []
+
+    async def ask(reactor: Any) -> None:
         async with dial(reactor=reactor) as clock:
             found.append(await look(clock, utc, reactor))
 
+    async def probe(reactor: Any) -> None:
+        try:
+            await defer.Deferred.fromCoroutine(ask(reactor)).addTimeout(PATIENCE_SECONDS, reactor)
+        except defer.TimeoutError as error:
+            if not found:
+                raise ConnectionFailed(
+                    f"no session with {target} within {PATIENCE_SECONDS:g} s: is it clockd that listens there?"
+                ) from error
+
     drive(probe)
-    if not found:  # a signal has ended it
-        return 2
     verdict = verdict_of(found[0], target, tolerance, utc)
     click.echo(f"clockd: {verdict.text}" if verdict.code == 2 else verdict.text, err=verdict.code == 2)
     return verdict.code
@@ -1042,8 +1084,11 @@ def _secret(file: Path | None, target: str) -> str:
         return secret
     if not sys.stdin.isatty():
         raise click.UsageError("there is no secret: give --secret-file or set CLOCKD_SECRET")
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # Click says "Aborted!"
-    return str(click.prompt(f"Secret of {target}", hide_input=True, err=True))
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # Click says "Aborted!"
+    try:
+        return str(click.prompt(f"Secret of {target}", hide_input=True, err=True))
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _password() -> bytes:

@@ -125,8 +125,10 @@ class Face(Drawing):
         self._track.take(reading, self._period)
 
     def happened(self, event: Event) -> None:
-        """Have an event."""
-        self._events.appendleft(event)
+        """Have an event; that a server which has said that it stops is gone is no other one."""
+        before = self._events[0] if self._events else None
+        if before is None or (before.kind, event.kind, before.text) != ("draining", "lost", event.text):
+            self._events.appendleft(event)
         if event.kind in {"lost", "step"}:
             self._track.interrupted()
 
@@ -151,6 +153,10 @@ class Face(Drawing):
         rows: list[RenderableType] = [*head, *self._rows(columns), *self._value(columns, lines // 3), line("")]
         rows += [line(f"{_hour_of(event.at)}  {event.text}") for event in self._events]
         return Group(*rows[:lines])
+
+    def left(self) -> Group:
+        """Return what stays on the terminal when it has been left: nothing, if no sample came."""
+        return Group(*list(self._rows(self.console.width))[:-1] if self._track.pushes else [])
 
     def _head(self) -> Table:
         period = self._period
@@ -177,7 +183,7 @@ class Face(Drawing):
         moment = moment_of(stamp)
         if moment is None:
             return line(repr(stamp), "bold")
-        return line(f"{moment:%Y-%m-%d %H:%M:%S}.{moment.microsecond // 100_000} UTC", "bold")
+        return line(f"{moment:%Y-%m-%d %H:%M:%S}.{moment.microsecond // 100_000} UTC, by the server's clock", "bold")
 
     def _middle(self) -> float | None:
         now = self._clock.now()
@@ -190,14 +196,14 @@ class Face(Drawing):
             "this host's clock",
             "not known" if now.offset is None else f"{way_of(now.offset)}, give or take {amount(now.bound)}",
         )
-        yield _row("UTC", f"known to within {amount(utc.bound)}" if utc.offset is not None else "not known")
+        yield _row("error against UTC", f"at most {amount(utc.bound)}" if utc.offset is not None else "not known")
         trip = self._clock.round_trip
         yield _row("round trip", "-" if trip is None else amount(trip))
         track = self._track
         skipped = "-" if self._standing is None else str(self._standing.skipped)
         yield _row("pushes", f"{track.pushes}, missed {track.missed}, conflated {skipped}")
         jitter = list(track.jitter)[-columns:]
-        said = f"{amount(median(jitter))}, at most {amount(max(jitter))}, of the last {len(jitter)}" if jitter else "-"
+        said = f"{amount(median(jitter))}, at most {amount(max(jitter))}, last {len(jitter)}" if jitter else "-"
         yield _row("jitter", said)
         letters = LETTERS if self.console.options.ascii_only else BLOCKS
         yield line("".join(letters[bisect_right(LEVELS, late)] for late in jitter))

@@ -150,14 +150,14 @@ class TimeTests(FaceCase):
             [
                 "alice@localhost  time, every 1 s                                       connected",
                 "",
-                "2023-11-14 22:13:20.2 UTC",
+                "2023-11-14 22:13:20.2 UTC, by the server's clock",
                 "",
                 "status             synchronized, says the server",
                 "this host's clock  0.80 ms behind, give or take 1.00 ms",
-                "UTC                known to within 1.00 ms",
+                "error against UTC  at most 1.00 ms",
                 "round trip         0.52 ms",
                 "pushes             5, missed 2, conflated 3",
-                "jitter             25.00 ms, at most 25.00 ms, of the last 3",
+                "jitter             25.00 ms, at most 25.00 ms, last 3",
                 "▁▆▆",
                 "",
                 "22:14:21  the server's clock was set by +0.5 s",
@@ -172,8 +172,8 @@ class TimeTests(FaceCase):
         self.assertEqual(lines[0], "alice@localhost  time                                                  connected")
         self.assertEqual(lines[2], "waiting for the server to tell its time")
         self.assertEqual(self.told("status"), "unknown: there was no exchange yet")
-        for label, text in (("this host's clock", "not known"), ("UTC", "not known"), ("round trip", "-")):
-            self.assertEqual(self.told(label), text)
+        self.assertEqual([self.told(label) for label in ("this host's clock", "error against UTC")], 2 * ["not known"])
+        self.assertEqual(self.told("round trip"), "-")
         self.assertEqual((self.told("pushes"), self.told("jitter")), ("0, missed 0, conflated -", "-"))
 
     def test_a_server_that_does_not_know_is_told_apart(self):
@@ -220,6 +220,30 @@ class TimeTests(FaceCase):
                 drawn = self.lines(columns, lines)
                 self.assertEqual(len(drawn), lines)
                 self.assertTrue(all(len(line) <= columns for line in drawn), drawn)
+
+    def test_all_of_the_jitter_is_told_at_60_columns(self):
+        self.face.told(standing())
+        for turn in range(600):
+            self.face.take(tick(turn, late=0.45 * (turn % 2)))
+        line = next(line for line in self.lines(60) if line.startswith("jitter"))
+        self.assertTrue(line.endswith(", last 60"), line)
+
+    def test_what_was_found_stays(self):
+        def left():
+            with self.console.capture() as captured:
+                self.console.print(self.face.left(), end="")
+            return captured.get()
+
+        self.assertEqual(left(), "")
+        self.face.take(tick(0))
+        self.assertIn("missed 0", left())
+        self.assertEqual(len(left().splitlines()), 6)
+
+    def test_that_a_server_stops_is_told_once(self):
+        text = "the server stops; connecting again in 1.0 s"
+        for kind in ("draining", "lost", "connected", "lost", "lost"):
+            self.face.happened(Event(kind, "connected" if kind == "connected" else text, EPOCH))
+        self.assertEqual([line[10:] for line in self.lines()[12:]], [text, text, "connected", text])
 
     def test_jitter_has_a_block_for_each_level(self):
         self.face.told(standing(period=1000.0))
@@ -337,7 +361,7 @@ class FollowTests(FaceCase):
         self.client.interval = TimeInterval(EPOCH + 9, EPOCH + 9, "synchronized", 0.0, 0.0)
         self.clock.advance(0.1)
         drawn = self.drawn()
-        self.assertEqual((drawn[2], drawn[12]), ("2023-11-14 22:13:29.0 UTC", "22:13:20  lost"))
+        self.assertEqual((drawn[2], drawn[12]), ("2023-11-14 22:13:29.0 UTC, by the server's clock", "22:13:20  lost"))
         self.assertIn("every 1 s", drawn[0])
         self.assertTrue(drawn[8].endswith(" 1, missed 0, conflated 3"))
 
