@@ -48,6 +48,7 @@ from msgspec import Meta, Struct, ValidationError, convert
 from twisted.application.internet import backoffPolicy
 from twisted.cred.credentials import UsernamePassword
 from twisted.internet.defer import CancelledError, Deferred, DeferredList, succeed
+from twisted.internet.defer import TimeoutError as TimedOut
 from twisted.internet.endpoints import clientFromString, wrapClientTLS
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
@@ -637,13 +638,21 @@ class ClockClient:
         """Call the server, on the next connection if there is none now."""
         link = self._link
         if self._ended is not None or link is None or not link.alive:
-            link = await self._way.bounded(Deferred.fromCoroutine(self._connected()))
+            link = await self._next_link()
         try:
             return await link.call(method, *arguments)
         except NotConnected:
             if self._error is not None:  # it is not lost but ended
                 raise self._error from None
             raise
+
+    async def _next_link(self) -> Link:
+        """Return the next connection, if there is one within as long as a call may take."""
+        patience = self._way.patience
+        try:
+            return await Deferred.fromCoroutine(self._connected()).addTimeout(patience, self._reactor)
+        except TimedOut as error:
+            raise NotConnected(f"no connection within {patience:g} s: {self._trouble}") from error
 
     def _check_entered(self) -> None:
         if not self._entered:

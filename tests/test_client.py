@@ -364,7 +364,9 @@ class PeriodTests(ClientCase):
         self.lose()
         granted = self.ask(client.setperiod(5))
         self.network.advance(TIMEOUT, 0.5)
-        self.failureResultOf(granted, NotConnected)
+        why = str(self.failureResultOf(granted, NotConnected).value)
+        self.assertEqual(why, f"no connection within {TIMEOUT} s: {client.trouble}")
+        self.assertIn("Connection was refused by other side", why)
         self.assertEqual(client._waiting, {})
 
     def test_a_call_made_again_as_soon_as_the_first_has_failed_waits_for_the_next_connection(self):
@@ -1194,7 +1196,8 @@ class DrainingTests(NoticeCase):
         self.drain(TIMEOUT + 2)
         call = self.ask(client.setperiod(0.5))
         self.network.advance(TIMEOUT)
-        self.failureResultOf(call, NotConnected)
+        why = "no connection within 10 s: the server stops; connecting again in 12.0 s"
+        self.assertEqual(str(self.failureResultOf(call, NotConnected).value), why)
 
     def test_a_call_made_while_it_leaves_is_one_of_the_next_connection(self):
         client = self.entered()
