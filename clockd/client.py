@@ -194,10 +194,7 @@ class ClockClient:
         try:
             await Either(Deferred.fromCoroutine(self._connected()))
         except (CancelledError, asyncio.CancelledError):  # nobody leaves what was not entered
-            self._end(None)
-            self._work.cancel()
-            if self._link is not None:
-                self._link.abort()
+            self._abandon()
             raise
         return self
 
@@ -205,6 +202,9 @@ class ClockClient:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         """Close the connection; iterators end."""
+        if kind is GeneratorExit:  # a driver that has stopped, and awaits nothing any more: Twisted's, after Ctrl-C
+            self._abandon()
+            return
         await Either(Deferred.fromCoroutine(self._close()))
 
     @property
@@ -499,6 +499,13 @@ class ClockClient:
         self._work.cancel()
         if self._link is not None:
             await self._link.close()
+
+    def _abandon(self) -> None:
+        """Close at once, and wait for nothing."""
+        self._end(None)
+        self._work.cancel()
+        if self._link is not None:
+            self._link.abort()
 
     async def _connected(self) -> Link:
         """Return the connection, as soon as there is one."""

@@ -1549,6 +1549,28 @@ class OddNoticeTests(ClientCase):
 
 
 class ClosingTests(ClientCase):
+    def test_a_program_whose_driver_has_stopped_is_closed_without_a_word(self):
+        for lost in (False, True):
+            client, steps = self.client(), []
+
+            async def program(client=client, steps=steps):
+                async with client:
+                    steps.append("entered")
+                    async for _ in client.samples("none"):
+                        pass
+
+            running = program()
+            running.send(None)
+            self.network.flush()
+            running.send(None)
+            self.assertEqual(steps, ["entered"])
+            if lost:
+                self.lose()
+            running.close()
+            self.network.flush()
+            self.assertFalse(client.connected)
+            self.assertEqual(self.clock.getDelayedCalls(), [])
+
     def test_closing_twice_is_closing_once(self):
         client = self.entered()
         self.successResultOf(self.leave(client))
