@@ -33,7 +33,6 @@ Rules of this module: inside, coroutines are driven by Twisted; what a program a
 """
 
 import asyncio
-import math
 import random
 import sys
 import threading
@@ -77,7 +76,7 @@ from clockd.feeds import moment_of
 from clockd.hostclock import since_boot
 from clockd.link import Answer, Copy, Link, Mind, Way
 from clockd.logs import printable
-from clockd.offset import DRIFT
+from clockd.offset import DRIFT, LARGEST_STAMP
 from clockd.timekeeper import TimeInterval, Timekeeper
 from clockd.values import FEED_NAME, NOTICES, Reading, is_deadband, is_period
 from clockd.wire import ValueEncoder
@@ -716,11 +715,12 @@ class ClockClient:
                 if self._exchanges is not None:
                     self._exchanges.hasten()
 
-    def _look_for_step(self, seconds: object = None) -> None:
+    def _look_for_step(self, seconds: Any = None) -> None:
         """Tell the program if the timekeeper has noticed a step."""
         if self._timekeeper.steps != self._steps:
             self._steps = self._timekeeper.steps
-            by = f" by {seconds:+.6f} s" if isinstance(seconds, float) and math.isfinite(seconds) else ""
+            told = type(seconds) in {int, float} and abs(seconds) < LARGEST_STAMP
+            by = f" by {seconds:+.6f} s" if told else ""
             self._announce("step", f"the server's clock was set{by}")
 
     def _announce(self, kind: Literal["connected", "lost", "draining", "step"], text: str) -> None:

@@ -2138,6 +2138,24 @@ class ClockTests(ClientCase):
             self.assertTrue(self.true(client))
         self.successResultOf(self.ask(anext(samples)))
 
+    def test_by_how_much_is_told_if_that_is_a_number_of_seconds(self):
+        client = self.settled()
+        events = client.events()
+        (broker,) = self.server.factory.connections
+        for told, by in (
+            *(
+                (5, " by +5.000000 s"),
+                (-0.5, " by -0.500000 s"),
+                (0, " by +0.000000 s"),
+                (2**39, " by +549755813888.000000 s"),
+            ),
+            *((told, "") for told in (None, True, "5", math.inf, math.nan, 2**40, -(2**440), [5])),
+        ):
+            broker.mind.notify({"kind": "clock_step", "step_seconds": told})
+            self.network.flush()
+            event = self.successResultOf(self.ask(anext(events)))
+            self.assertEqual((event.kind, event.text), ("step", f"the server's clock was set{by}"))
+
     def test_between_the_notice_and_the_next_exchange_nothing_is_known(self):
         client = self.settled()
         self.server.host.stepped(10.0)
