@@ -463,7 +463,8 @@ class ClockClient:
             exchanging.cancel()
             self._timekeeper.lost()
         self._trouble = link.why
-        self._announce("lost", link.why)
+        if not link.told:
+            self._announce("lost", link.why)
 
     def _fail(self, failure: Failure, link: Link) -> None:
         """End with a fault of ours that kept exchanges from going on: it is not lost."""
@@ -702,6 +703,7 @@ class ClockClient:
                     self._retry = min(max(retry, FIRST_DELAY), LONGEST_RETRY)
                     why += f"; connecting again in {self._retry:.1f} s"
                 self._announce("draining", why)
+                link.told = True
                 link.end(why)
             case "kicked":
                 self._end(_kicked(notice.get("reason")))

@@ -2299,8 +2299,12 @@ class EventTests(ClientCase):
         broker.mind.notify({"kind": "draining", "retry_seconds": 7.25})
         self.network.flush()
         why = "the server stops; connecting again in 7.2 s"
-        self.assertEqual(self.kinds(events), [("draining", why), ("lost", why)])
+        self.assertEqual(self.kinds(events), [("draining", why)])
         self.assertEqual(client.trouble, why)
+        self.network.advance(7.25)
+        self.lose()
+        lost = f"the connection to {ENDPOINT} was lost"
+        self.assertEqual(self.kinds(events), [("connected", f"connected to {ENDPOINT}"), ("lost", lost)])
 
     def test_events_end_with_the_client(self):
         client = self.entered()
