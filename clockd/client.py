@@ -33,7 +33,6 @@ Rules of this module: inside, coroutines are driven by Twisted; what a program a
 """
 
 import asyncio
-import math
 import random
 import sys
 import threading
@@ -48,6 +47,7 @@ from msgspec import Meta, Struct, ValidationError, convert
 from twisted.application.internet import backoffPolicy
 from twisted.cred.credentials import UsernamePassword
 from twisted.internet.defer import CancelledError, Deferred, DeferredList, succeed
+from twisted.internet.defer import TimeoutError as TimedOut
 from twisted.internet.endpoints import clientFromString, wrapClientTLS
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
@@ -76,7 +76,7 @@ from clockd.feeds import moment_of
 from clockd.hostclock import since_boot
 from clockd.link import Answer, Copy, Link, Mind, Way
 from clockd.logs import printable
-from clockd.offset import DRIFT
+from clockd.offset import DRIFT, LARGEST_STAMP
 from clockd.timekeeper import TimeInterval, Timekeeper
 from clockd.values import FEED_NAME, NOTICES, Reading, is_deadband, is_period
 from clockd.wire import ValueEncoder
@@ -193,10 +193,7 @@ class ClockClient:
         try:
             await Either(Deferred.fromCoroutine(self._connected()))
         except (CancelledError, asyncio.CancelledError):  # nobody leaves what was not entered
-            self._end(None)
-            self._work.cancel()
-            if self._link is not None:
-                self._link.abort()
+            self._abandon()
             raise
         return self
 
@@ -204,6 +201,9 @@ class ClockClient:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         """Close the connection; iterators end."""
+        if kind is GeneratorExit:  # a driver that has stopped, and awaits nothing any more: Twisted's, after Ctrl-C
+            self._abandon()
+            return
         await Either(Deferred.fromCoroutine(self._close()))
 
     @property
@@ -463,7 +463,8 @@ class ClockClient:
             exchanging.cancel()
             self._timekeeper.lost()
         self._trouble = link.why
-        self._announce("lost", link.why)
+        if not link.told:
+            self._announce("lost", link.why)
 
     def _fail(self, failure: Failure, link: Link) -> None:
         """End with a fault of ours that kept exchanges from going on: it is not lost."""
@@ -498,6 +499,13 @@ class ClockClient:
         self._work.cancel()
         if self._link is not None:
             await self._link.close()
+
+    def _abandon(self) -> None:
+        """Close at once, and wait for nothing."""
+        self._end(None)
+        self._work.cancel()
+        if self._link is not None:
+            self._link.abort()
 
     async def _connected(self) -> Link:
         """Return the connection, as soon as there is one."""
@@ -637,13 +645,21 @@ class ClockClient:
         """Call the server, on the next connection if there is none now."""
         link = self._link
         if self._ended is not None or link is None or not link.alive:
-            link = await self._way.bounded(Deferred.fromCoroutine(self._connected()))
+            link = await self._next_link()
         try:
             return await link.call(method, *arguments)
         except NotConnected:
             if self._error is not None:  # it is not lost but ended
                 raise self._error from None
             raise
+
+    async def _next_link(self) -> Link:
+        """Return the next connection, if there is one within as long as a call may take."""
+        patience = self._way.patience
+        try:
+            return await Deferred.fromCoroutine(self._connected()).addTimeout(patience, self._reactor)
+        except TimedOut as error:
+            raise NotConnected(f"no connection within {patience:g} s: {self._trouble}") from error
 
     def _check_entered(self) -> None:
         if not self._entered:
@@ -687,6 +703,7 @@ class ClockClient:
                     self._retry = min(max(retry, FIRST_DELAY), LONGEST_RETRY)
                     why += f"; connecting again in {self._retry:.1f} s"
                 self._announce("draining", why)
+                link.told = True
                 link.end(why)
             case "kicked":
                 self._end(_kicked(notice.get("reason")))
@@ -700,11 +717,12 @@ class ClockClient:
                 if self._exchanges is not None:
                     self._exchanges.hasten()
 
-    def _look_for_step(self, seconds: object = None) -> None:
+    def _look_for_step(self, seconds: Any = None) -> None:
         """Tell the program if the timekeeper has noticed a step."""
         if self._timekeeper.steps != self._steps:
             self._steps = self._timekeeper.steps
-            by = f" by {seconds:+.6f} s" if isinstance(seconds, float) and math.isfinite(seconds) else ""
+            told = type(seconds) in {int, float} and abs(seconds) < LARGEST_STAMP
+            by = f" by {seconds:+.6f} s" if told else ""
             self._announce("step", f"the server's clock was set{by}")
 
     def _announce(self, kind: Literal["connected", "lost", "draining", "step"], text: str) -> None:

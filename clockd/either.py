@@ -4,12 +4,16 @@ Which of the two is waiting cannot be told beforehand: a coroutine that Twisted 
 asyncio, and the other way round. So what is yielded to the driver is both: a `Deferred`, which Twisted's driver knows,
 with the few methods by which an asyncio task knows a future (the object need not be a `Future`, see
 `asyncio.isfuture`). The driver that is there uses its own half.
+
+Rules of this module: a result is a coroutine too, since `asyncio.create_task` takes nothing else. What it is the result
+of has begun before, and begins no second time.
 """
 
 import asyncio
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Coroutine, Generator
 from contextvars import Context
-from typing import Any, Generic, TypeVar
+from types import TracebackType
+from typing import Any, TypeVar
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.python.failure import Failure
@@ -17,7 +21,7 @@ from twisted.python.failure import Failure
 T = TypeVar("T")
 
 
-class Either(Generic[T]):
+class Either(Coroutine[Any, Any, T]):
     """A result to be awaited, once.
 
     Args:
@@ -27,6 +31,7 @@ class Either(Generic[T]):
     def __init__(self, deferred: "Deferred[T]") -> None:
         self._deferred = deferred
         self._waiter: _Waiter[T] = _Waiter(deferred)
+        self._steps: Generator[Any, Any, T] | None = None  # of a driver that takes this for a coroutine
         deferred.addBoth(self._fired)
 
     def __await__(self) -> Generator[Any, Any, T]:
@@ -35,6 +40,22 @@ class Either(Generic[T]):
         if not self._waiter.called:
             yield self._waiter
         return self._waiter.outcome()
+
+    def send(self, value: Any) -> Any:
+        """Go on waiting, as a coroutine."""
+        if self._steps is None:
+            self._steps = self.__await__()
+        return self._steps.send(value)
+
+    def throw(self, typ: Any, val: Any = None, tb: TracebackType | None = None) -> Any:
+        """Raise an error where it waits, as a coroutine, and wait no longer."""
+        self.close()
+        return super().throw(typ, val, tb)
+
+    def close(self) -> None:
+        """Wait no longer, as a coroutine; the source is cancelled, if it has not fired."""
+        self._deferred.addErrback(lambda _: None)
+        self._deferred.cancel()
 
     def _fired(self, result: T | Failure) -> T | Failure:
         self._waiter.fire(result)

@@ -213,6 +213,7 @@ class Link:
         perspective: The `pb.RemoteReference` of the avatar, once it has logged in.
         over: Fires when the connection is gone, or is to be left.
         why: Why it is over, in a sentence.
+        told: Whether the program has been told that already.
     """
 
     def __init__(self, way: Way, broker: Any, factory: pb.PBClientFactory) -> None:
@@ -221,6 +222,7 @@ class Link:
         self.perspective: Any = None
         self.over: Deferred[None] = Deferred()
         self.why = f"the connection to {way.endpoint} was lost"
+        self.told = False
         self._way = way
         self._factory = factory
         broker.notifyOnDisconnect(self._gone)

@@ -364,7 +364,9 @@ class PeriodTests(ClientCase):
         self.lose()
         granted = self.ask(client.setperiod(5))
         self.network.advance(TIMEOUT, 0.5)
-        self.failureResultOf(granted, NotConnected)
+        why = str(self.failureResultOf(granted, NotConnected).value)
+        self.assertEqual(why, f"no connection within {TIMEOUT} s: {client.trouble}")
+        self.assertIn("Connection was refused by other side", why)
         self.assertEqual(client._waiting, {})
 
     def test_a_call_made_again_as_soon_as_the_first_has_failed_waits_for_the_next_connection(self):
@@ -1194,7 +1196,8 @@ class DrainingTests(NoticeCase):
         self.drain(TIMEOUT + 2)
         call = self.ask(client.setperiod(0.5))
         self.network.advance(TIMEOUT)
-        self.failureResultOf(call, NotConnected)
+        why = "no connection within 10 s: the server stops; connecting again in 12.0 s"
+        self.assertEqual(str(self.failureResultOf(call, NotConnected).value), why)
 
     def test_a_call_made_while_it_leaves_is_one_of_the_next_connection(self):
         client = self.entered()
@@ -1546,6 +1549,28 @@ class OddNoticeTests(ClientCase):
 
 
 class ClosingTests(ClientCase):
+    def test_a_program_whose_driver_has_stopped_is_closed_without_a_word(self):
+        for lost in (False, True):
+            client, steps = self.client(), []
+
+            async def program(client=client, steps=steps):
+                async with client:
+                    steps.append("entered")
+                    async for _ in client.samples("none"):
+                        pass
+
+            running = program()
+            running.send(None)
+            self.network.flush()
+            running.send(None)
+            self.assertEqual(steps, ["entered"])
+            if lost:
+                self.lose()
+            running.close()
+            self.network.flush()
+            self.assertFalse(client.connected)
+            self.assertEqual(self.clock.getDelayedCalls(), [])
+
     def test_closing_twice_is_closing_once(self):
         client = self.entered()
         self.successResultOf(self.leave(client))
@@ -2156,6 +2181,24 @@ class ClockTests(ClientCase):
             self.assertTrue(self.true(client))
         self.successResultOf(self.ask(anext(samples)))
 
+    def test_by_how_much_is_told_if_that_is_a_number_of_seconds(self):
+        client = self.settled()
+        events = client.events()
+        (broker,) = self.server.factory.connections
+        for told, by in (
+            *(
+                (5, " by +5.000000 s"),
+                (-0.5, " by -0.500000 s"),
+                (0, " by +0.000000 s"),
+                (2**39, " by +549755813888.000000 s"),
+            ),
+            *((told, "") for told in (None, True, "5", math.inf, math.nan, 2**40, -(2**440), [5])),
+        ):
+            broker.mind.notify({"kind": "clock_step", "step_seconds": told})
+            self.network.flush()
+            event = self.successResultOf(self.ask(anext(events)))
+            self.assertEqual((event.kind, event.text), ("step", f"the server's clock was set{by}"))
+
     def test_between_the_notice_and_the_next_exchange_nothing_is_known(self):
         client = self.settled()
         self.server.host.stepped(10.0)
@@ -2299,8 +2342,12 @@ class EventTests(ClientCase):
         broker.mind.notify({"kind": "draining", "retry_seconds": 7.25})
         self.network.flush()
         why = "the server stops; connecting again in 7.2 s"
-        self.assertEqual(self.kinds(events), [("draining", why), ("lost", why)])
+        self.assertEqual(self.kinds(events), [("draining", why)])
         self.assertEqual(client.trouble, why)
+        self.network.advance(7.25)
+        self.lose()
+        lost = f"the connection to {ENDPOINT} was lost"
+        self.assertEqual(self.kinds(events), [("connected", f"connected to {ENDPOINT}"), ("lost", lost)])
 
     def test_events_end_with_the_client(self):
         client = self.entered()

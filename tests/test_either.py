@@ -2,7 +2,7 @@ import asyncio
 import contextvars
 import gc
 
-from twisted.internet.defer import CancelledError, Deferred, fail, succeed
+from twisted.internet.defer import CancelledError, Deferred, ensureDeferred, fail, succeed
 from twisted.trial.unittest import SynchronousTestCase
 
 from clockd.either import Either
@@ -303,3 +303,104 @@ class CancellationTests(SynchronousTestCase):
 
         for nesting in (under_a_task, under_a_task_under_twisted):
             self.assertEqual(asyncio.run(program(nesting)), (1, True))
+
+
+class CoroutineTests(SynchronousTestCase):
+    """What `asyncio.create_task` and its like take, which is a coroutine only."""
+
+    def warned(self):
+        gc.collect()
+        return self.flushWarnings(), self.flushLoggedErrors()
+
+    def test_a_task_can_be_made_of_it(self):
+        async def program():
+            source = Deferred()
+            task = asyncio.create_task(Either(source))
+            await turn()
+            self.assertFalse(task.done())
+            source.callback("value")
+            return await task, await asyncio.create_task(Either(succeed("there already")))
+
+        self.assertEqual(asyncio.run(program()), ("value", "there already"))
+        self.assertEqual(self.warned(), ([], []))
+
+    def test_a_group_of_tasks_takes_it(self):
+        async def program():
+            sources = [Deferred(), Deferred()]
+            async with asyncio.TaskGroup() as group:
+                tasks = [group.create_task(Either(source)) for source in sources]
+                await turn()
+                sources[1].callback("second")
+                sources[0].callback("first")
+            return [task.result() for task in tasks]
+
+        self.assertEqual(asyncio.run(program()), ["first", "second"])
+
+    def test_an_error_is_the_task_s(self):
+        async def program():
+            source = Deferred()
+            task = asyncio.create_task(Either(source))
+            await turn()
+            source.errback(Broken("why"))
+            with self.assertRaisesRegex(Broken, "why"):
+                await task
+            with self.assertRaises(Broken):
+                await asyncio.create_task(Either(fail(Broken())))
+
+        asyncio.run(program())
+        self.assertEqual(self.warned(), ([], []))
+
+    def test_cancelling_the_task_cancels_the_source_whether_or_not_it_has_begun_to_wait(self):
+        async def program(turns):
+            cancelled = []
+            task = asyncio.create_task(Either(Deferred(cancelled.append)))
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            task.cancel()
+            await asyncio.wait([task], timeout=1)
+            return len(cancelled), task.cancelled()
+
+        for turns in (0, 1, 5):
+            self.assertEqual(asyncio.run(program(turns)), (1, True))
+        self.assertEqual(self.warned(), ([], []))
+
+    def test_a_group_that_fails_cancels_it(self):
+        async def program():
+            cancelled, source = [], Deferred()
+            with self.assertRaises(ExceptionGroup):
+                async with asyncio.TaskGroup() as group:
+                    group.create_task(Either(Deferred(cancelled.append)))
+                    group.create_task(Either(source))
+                    await turn()
+                    source.errback(Broken())
+            return len(cancelled)
+
+        self.assertEqual(asyncio.run(program()), 1)
+        self.assertEqual(self.warned(), ([], []))
+
+    def test_twisted_drives_it_too(self):
+        source = Deferred()
+        waiting = ensureDeferred(Either(source))
+        self.assertNoResult(waiting)
+        source.callback("value")
+        self.assertEqual(self.successResultOf(waiting), "value")
+        self.failureResultOf(ensureDeferred(Either(fail(Broken()))), Broken)
+        cancelled = []
+        waiting = ensureDeferred(Either(Deferred(cancelled.append)))
+        waiting.cancel()
+        self.assertEqual(len(cancelled), 1)
+        self.failureResultOf(waiting, CancelledError)
+        self.assertEqual(self.warned(), ([], []))
+
+    def test_one_that_is_closed_cancels_the_source(self):
+        cancelled = []
+        either = Either(Deferred(cancelled.append))
+        either.close()
+        self.assertEqual(len(cancelled), 1)
+        del either
+        self.assertEqual(self.warned(), ([], []))
+
+    def test_one_that_nobody_awaits_is_not_warned_of(self):
+        Either(succeed("value"))
+        Either(Deferred())
+        self.assertEqual(self.warned(), ([], []))

@@ -86,7 +86,7 @@ class FakeServerTests(SynchronousTestCase):
 
     def test_calls_are_granted_and_remembered(self):
         client = self.entered()
-        self.server.calls.clear()
+        self.assertEqual(self.server.calls, [])
         self.assertEqual(self.successResultOf(self.ask(client.setperiod(0.5))), 0.5)
         self.assertEqual(self.successResultOf(self.ask(client.publish("room", 1))), 1)
         self.assertEqual(self.successResultOf(self.ask(client.publish("room", 2, 7.0))), 2)

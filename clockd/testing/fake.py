@@ -62,7 +62,8 @@ class FakeServer:
         answers: By method what is answered: a value, an exception that is raised, a Deferred of one of them, or a
             callable that is given the arguments and returns one of them. What is not in it is answered as by a server
             that grants everything and has nothing to tell.
-        calls: What was called, without exchanges.
+        calls: What the program has called; not what the library calls by itself, exchanges and the subscription to
+            notices.
         refusal: If set, raised in answer to each login: an exception of `clockd.errors`.
     """
 
@@ -222,8 +223,9 @@ class _Seat(pb.Referenceable):
     def remoteMessageReceived(self, broker: Any, message: str, args: Any, kw: Any) -> Any:
         """Answer as the test says, or else by the method of that name."""
         server = self._server
-        if message != "exchange":
-            server.calls.append(Call(self.account, message, tuple(broker.unserialize(args))))
+        call = Call(self.account, message, tuple(broker.unserialize(args)))
+        if message != "exchange" and (message, call.arguments) != ("subscribe", (NOTICES,)):
+            server.calls.append(call)
         if message not in server.answers:
             if not hasattr(self, f"remote_{message}"):
                 raise UnknownMethod(f"there is no method {message}")

@@ -233,7 +233,7 @@ def test_clients_come_back_with_their_periods_know_the_time_meanwhile_and_leak_n
         print(seen := client.result())
         assert (seen["wrong"], seen["errors"]) == ([], [])
         assert all(count <= seen["before"][what] for what, count in seen["held"].items())
-        assert seen["events"]["lost"] >= 1
+        assert seen["events"].keys() & {"lost", "draining"}
         assert seen["looks"]["not connected, holdover, finite"] > 0
     last.assert_empty()
     eventually(lambda: descriptors(last) == alone)

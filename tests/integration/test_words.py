@@ -10,7 +10,7 @@ import time
 import tomllib
 from collections import defaultdict
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import msgspec
@@ -166,8 +166,18 @@ def test_programs_get_ticks(block, server, tmp_path):
 CLIENTS = [block for block in BLOCKS if block.page == "README.md" and block.language == "python"]
 
 
-@pytest.mark.parametrize("block", CLIENTS, ids=str)
-def test_the_clients_of_the_readme_end_quietly_on_ctrl_c(block, server, tmp_path):
+def under_twisted():
+    """Return the README's second client as it says that Twisted drives it."""
+    (call,) = re.findall(r"`(task\.react\([^`]+)`", (ROOT / "README.md").read_text(encoding="utf-8"))
+    lines = ["from twisted.internet import task", *CLIENTS[1].text.splitlines()[:-2], call]
+    return replace(CLIENTS[1], language="under Twisted", text="\n".join(lines))
+
+
+(LIBRARY,) = [block for block in BLOCKS if block.page == "docs/client.md" and block.language == "python"]
+
+
+@pytest.mark.parametrize("block", [*CLIENTS, under_twisted(), LIBRARY], ids=str)
+def test_clients_end_quietly_on_ctrl_c(block, server, tmp_path):
     program, output = tmp_path / "program.py", tmp_path / "output"
     program.write_text(server.here(block.text), encoding="utf-8")
     with running([sys.executable, str(program)], tmp_path, server.environment, output) as process:
@@ -175,8 +185,25 @@ def test_the_clients_of_the_readme_end_quietly_on_ctrl_c(block, server, tmp_path
         process.send_signal(signal.SIGINT)
         process.wait(SECONDS)
     said = output.read_text(encoding="utf-8")
+    assert process.returncode == 0, said
     assert "Traceback" not in said, said
+    assert "ignored" not in said, said
     assert "lost" not in said, said
+
+
+def test_a_client_that_may_not_come_back_says_so_in_a_sentence(tmp_path):
+    server = processes.Server(tmp_path)
+    program, output = tmp_path / "program.py", tmp_path / "output"
+    program.write_text(LIBRARY.text.replace("8787", str(server.port)), encoding="utf-8")
+    secret = {"CLOCKD_SECRET": server.secret_file.read_text(encoding="utf-8").strip()}
+    with running([sys.executable, str(program)], tmp_path, plain_environment() | secret, output) as process:
+        wait_for(lambda text: len(ticks(text)) >= 1, process, output)
+        assert processes.clockd("user", "remove", "alice", "--users", str(server.users)).returncode == 0
+        assert process.wait(SECONDS) == 1
+    said = output.read_text(encoding="utf-8")
+    assert "Traceback" not in said, said
+    assert said.splitlines()[-1].startswith("no time: "), said
+    server.stop()
 
 
 def test_the_stock_client_says_that_the_connection_was_lost(tmp_path):
@@ -195,9 +222,11 @@ def test_the_stock_client_says_that_the_connection_was_lost(tmp_path):
 def test_tests_pass(block, tmp_path):
     program, output = tmp_path / "program.py", tmp_path / "output"
     program.write_text(block.text, encoding="utf-8")
-    with running([sys.executable, str(program)], tmp_path, plain_environment(), output) as process:
+    trial = ["-m", "twisted.trial"] if "TestCase" in block.text else []
+    with running([sys.executable, *trial, str(program)], tmp_path, plain_environment(), output) as process:
         said = wait_for(lambda _: False, process, output)
-    assert (process.returncode, said) == (0, "")
+    assert process.returncode == 0, said
+    assert re.search(r"PASSED \(successes=\d+\)", said) if trial else not said, said
 
 
 def test_a_client_takes_fifteen_lines():
