@@ -125,11 +125,9 @@ class Face(Drawing):
         self._track.take(reading, self._period)
 
     def happened(self, event: Event) -> None:
-        """Have an event; that a server which has said that it stops is gone is no other one."""
-        before = self._events[0] if self._events else None
-        if before is None or (before.kind, event.kind, before.text) != ("draining", "lost", event.text):
-            self._events.appendleft(event)
-        if event.kind in {"lost", "step"}:
+        """Have an event."""
+        self._events.appendleft(event)
+        if event.kind in {"lost", "draining", "step"}:
             self._track.interrupted()
 
     def told(self, standing: Standing) -> None:

@@ -239,12 +239,6 @@ class TimeTests(FaceCase):
         self.assertIn("missed 0", left())
         self.assertEqual(len(left().splitlines()), 6)
 
-    def test_that_a_server_stops_is_told_once(self):
-        text = "the server stops; connecting again in 1.0 s"
-        for kind in ("draining", "lost", "connected", "lost", "lost"):
-            self.face.happened(Event(kind, "connected" if kind == "connected" else text, EPOCH))
-        self.assertEqual([line[10:] for line in self.lines()[12:]], [text, text, "connected", text])
-
     def test_jitter_has_a_block_for_each_level(self):
         self.face.told(standing(period=1000.0))
         arrival = EPOCH
@@ -265,7 +259,7 @@ class TimeTests(FaceCase):
         self.assertEqual(line, 39 * BLOCKS[0] + BLOCKS[-1])
 
     def test_a_lost_connection_and_a_step_miss_nothing(self):
-        for kind, missed in (("connected", 9), ("lost", 0), ("step", 0), ("draining", 9)):
+        for kind, missed in (("connected", 9), ("lost", 0), ("step", 0), ("draining", 0)):
             face = self.face = Face(self.console, self.clock, self.client, "alice@localhost", self.feed)
             face.told(standing())
             for turn in (0, 1, 2):
