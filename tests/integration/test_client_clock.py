@@ -54,8 +54,8 @@ def test_the_interval_contains_the_time_through_a_restart_of_the_server(server, 
     found = clock.found(1.0)
     assert found["unknown"] == 0
     assert found["statuses"].keys() <= {"synchronized", "unsynchronized", "unknown"}
-    assert found["bound"] < 0.005  # five times as much as it is to be
-    assert found["round_trip"] < 0.01
+    assert found["bound"] < 0.5  # some 0.0005 where nothing is held up
+    assert 0 < found["round_trip"] < 1
     server.end(signal.SIGKILL)
     found = clock.until(lambda found: not found["connected"])
     assert "was lost" in found["trouble"]
@@ -63,11 +63,11 @@ def test_the_interval_contains_the_time_through_a_restart_of_the_server(server, 
     assert (found["statuses"].keys(), found["unknown"], found["arrived"]) == ({"holdover"}, 0, 0)
     assert "cannot connect" in clock.until(lambda found: "cannot" in found["trouble"])["trouble"]
     again = restarted(server, tmp_path)
-    clock.until(lambda found: found["connected"] and found["arrived"])
-    found = clock.found(0.5)
+    clock.until(lambda found: found["connected"] and found["arrived"] and "holdover" not in found["statuses"])
+    found = clock.found(2.0)
     assert (found["unknown"], "holdover" in found["statuses"]) == (0, False)
-    assert found["bound"] < 0.005
-    assert found["arrived"] > 1  # with the period it had
+    assert found["bound"] < 0.5
+    assert found["arrived"] > 4  # with the period it had: at the default there are three
     clock.leave()
     again.assert_empty()
     again.stop()
