@@ -21,11 +21,11 @@ UPPER_LAYERS = ("cli", "twist", "service", "client", "__main__", "_twist_plugin"
 UNIT_COVERAGE, COVERAGE = 90, 95
 PACELESS = (
     *("tls", "image", "deploy", "commands", "words", "library", "password_logins", "churn", "publish"),
-    *("examples", "administration"),
+    *("holdover", "examples", "administration"),
 )
 WAITING = (
     *("prometheus", "stopped", "subscribers", "wall_clock", "feeds", "feed_sources", "store", "avatars"),
-    *("clock", "client_clock", "holdover"),
+    *("clock", "client_clock"),
 )
 
 
