@@ -369,4 +369,4 @@ class LobbyMachine(RuleBasedStateMachine):
 
 
 class RulesTests(LobbyMachine.TestCase):
-    settings = settings(max_examples=200, stateful_step_count=40)
+    settings = settings(max_examples=100, stateful_step_count=40)
