@@ -1,8 +1,7 @@
 """Run every test: the unit tests on each CPython from 3.11 to 3.13 that is here, at the same time, then all the others.
 
-Of these, some look at nobody's pace, and are run by twice as many workers as there are processors, since each waits
-for what it has started. Some look at it and wait more than they work: three workers leave the processors idle enough.
-All others have the machine to themselves.
+Of these, some look at nobody's pace, and are run by as many workers as there are processors. Some look at it and wait
+more than they work: three workers leave the processors idle enough. All others have the machine to themselves.
 
 Other interpreters get an environment of their own, `.venv-3.12` for one, from the same locked requirements. Branch
 coverage is measured twice, as the project promises it: of all that is below the service, the client and the command
@@ -43,8 +42,7 @@ def main() -> None:
             for other in others:
                 other.end()
     say("tests of real processes, of which nobody's pace matters")
-    workers = f"--numprocesses={2 * len(os.sched_getaffinity(0))}"
-    run(integration(PACELESS, workers, "--dist=loadfile", "--no-loadscope-reorder", "--cov-report="))
+    run(integration(PACELESS, "--numprocesses=auto", "--dist=loadfile", "--no-loadscope-reorder", "--cov-report="))
     say("tests of real processes that look at their pace, and wait more than they work")
     run(integration(WAITING, "--numprocesses=3", "--dist=worksteal", "--cov-report="))
     say("all other tests, with the coverage of the whole package by these and those")
