@@ -234,17 +234,14 @@ def load(
             of range; the message is `WHERE: section.key: what is wrong`.
     """
     tree = {} if file is None else _read(file)
-    origins: dict[tuple[str, str], str] = {}
     for section, kind in _SECTIONS.items():
         for key in kind.__struct_fields__:
             name = _variable(section, key)
             if name in environment:
                 _put(tree, section, key, _value(environment[name]))
-                origins[section, key] = name
         _warn_of_typos(section, kind, environment)
     for (section, key), value in (flags or {}).items():
         _put(tree, section, key, value)
-        origins[section, key] = "command line"
     where = str(file or "defaults")
     feeds = tree.get("feeds", {})
     if isinstance(feeds, dict):
@@ -255,7 +252,9 @@ def load(
     try:
         config = msgspec.convert(tree, Config, strict=True)
     except msgspec.ValidationError as error:
-        raise Misconfigured(_explain(str(error), where, origins, tree)) from error
+        (section, *keys), what = _explain(str(error), tree)
+        origin = _written(section, keys[0], environment, flags) if keys else None
+        raise Misconfigured(f"{origin or where}: {'.'.join((section, *keys[:1]))}: {what}") from error
     with told_where(file, environment, flags):
         _check_endpoints(config)
         _check_ping(config)
@@ -283,15 +282,21 @@ def told_where(
         found = re.match(r"(\w+)\.([\w.-]+): ", str(error))
         if found is None or found[1] not in Config.__struct_fields__:
             raise
-        origin = str(file or "defaults")
-        if found[1] in _SECTIONS:
-            if file is not None and not _has(file, found[1], found[2]):
-                origin = "defaults"
-            if (name := _variable(found[1], found[2])) in environment:
-                origin = name
-        if (found[1], found[2]) in (flags or {}):
-            origin = "command line"
+        section, key = found.groups()
+        origin = _written(section, key, environment, flags)
+        if origin is None:
+            in_file = file is not None and (section not in _SECTIONS or _has(file, section, key))
+            origin = str(file) if in_file else "defaults"
         raise type(error)(f"{origin}: {error}") from error
+
+
+def _written(section: str, key: str, environment: Mapping[str, str], flags: Flags | None) -> str | None:
+    """Return where the value of a key was given that holds against any file's, or None."""
+    if (section, key) in (flags or {}):
+        return "command line"
+    kind = _SECTIONS.get(section)
+    name = _variable(section, key)
+    return name if kind is not None and key in kind.__struct_fields__ and name in environment else None
 
 
 def _has(file: Path, section: str, key: str) -> bool:
@@ -406,8 +411,8 @@ def _in_words(what: str, value: object) -> str:
     return what.removesuffix(".0") + hint
 
 
-def _explain(message: str, file: str, origins: Mapping[tuple[str, str], str], tree: dict[str, Any]) -> str:
-    """Turn msgspec's message, `What is wrong - at `$.section.key``, into ours."""
+def _explain(message: str, tree: dict[str, Any]) -> tuple[list[str], str]:
+    """Take msgspec's message, `What is wrong - at `$.section.key``, apart, and say what is wrong in our words."""
     what, _, path = message.partition(" - at ")
     parts = re.findall(r"\w+", path)
     if unknown := re.search(r"contains unknown field `(.*)`", what):
@@ -425,5 +430,4 @@ def _explain(message: str, file: str, origins: Mapping[tuple[str, str], str], tr
     else:  # said by one of our structures
         key, _, what = what.partition(": ")
         parts.append(key)
-    origin = origins.get((parts[0], parts[1]), file) if len(parts) > 1 else file
-    return f"{origin}: {'.'.join(parts[:2])}: {what}"
+    return parts, what

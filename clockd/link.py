@@ -134,8 +134,13 @@ class Way:
         try:
             answer: T = await call.addTimeout(self.patience, self.reactor).addErrback(typed)
         except TimedOut as error:
-            raise NotConnected(f"no answer from {self.endpoint} within {self.patience:g} s") from error
+            raise NotConnected(self.silence) from error
         return answer
+
+    @property
+    def silence(self) -> str:
+        """That a server does not answer, in words."""
+        return f"no answer from {self.endpoint} within {self.patience:g} s"
 
     async def _dial(self, factory: pb.PBClientFactory) -> Any:
         """Connect, and return the broker."""
@@ -320,7 +325,7 @@ class Link:
             try:
                 await self._probe().addTimeout(self._way.patience, self._way.reactor)
             except TimedOut:
-                self.why = f"no answer from {self.endpoint} within {self._way.patience:g} s"
+                self.why = self._way.silence
                 self.abort()
                 return
 

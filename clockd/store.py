@@ -193,21 +193,18 @@ class SQLiteStore(MemoryStore):
     def remember(self, name: str, what: Remembered) -> None:
         """As for any store."""
         self._accounts[name] = self._changed.accounts[name] = what
-        if self._next is None:
-            self._write_in(BATCH_SECONDS)
+        self._write_soon()
 
     def forget(self, name: str) -> None:
         """As for any store."""
         super().forget(name)
         self._changed.accounts[name] = None
-        if self._next is None:
-            self._write_in(BATCH_SECONDS)
+        self._write_soon()
 
     def retain(self, feed: str, sample: Retained) -> None:
         """As for any store."""
         self._samples[feed] = self._changed.samples[feed] = sample
-        if self._next is None:
-            self._write_in(BATCH_SECONDS)
+        self._write_soon()
 
     def save(self) -> Deferred[None]:
         """As for any store; fires in `SAVE_SECONDS` at most."""
@@ -271,6 +268,10 @@ class SQLiteStore(MemoryStore):
         self._accounts = found.accounts | self._accounts
         self._samples = found.samples | self._samples
         return changed
+
+    def _write_soon(self) -> None:
+        if self._next is None:
+            self._write_in(BATCH_SECONDS)
 
     def _write_in(self, seconds: float) -> None:
         if self._database is not None and self._next is None:
