@@ -26,13 +26,11 @@ import click
 from clockd import __version__
 
 if TYPE_CHECKING:
-    from twisted.internet.interfaces import IListeningPort
     from twisted.python.failure import Failure
 
     from clockd.client import ClockClient, Samples, TimeInterval
     from clockd.config import Config, Flags
     from clockd.pipe import Outgoing
-    from clockd.service import ClockService
     from clockd.top import Lines, Screen
 
     Follow = Callable[[ClockClient, Samples, Any], Coroutine[Any, Any, None]]
@@ -169,11 +167,12 @@ def demo() -> None:
     these are taken; nothing stays behind.
     """
     with one_sentence():
+        from clockd.demo import demonstrate
         from clockd.logs import begin_logging
 
         begin_logging("text", sys.stderr, "warn")
         with quiet_without_readers():
-            drive(_demo, endless=True)
+            drive(partial(demonstrate, click.echo, time.time), endless=True)
             click.echo("\nstopped")
 
 
@@ -739,82 +738,6 @@ async def _serve(config: "Config", file: Path | None, flags: "Flags", reactor: A
         await service.stopService()
 
 
-async def _demo(reactor: Any) -> None:
-    from tempfile import TemporaryDirectory
-
-    with TemporaryDirectory(prefix="clockd-demo-") as folder:
-        await _demonstrate(Path(folder) / "users", reactor)
-
-
-async def _demonstrate(users: Path, reactor: Any) -> None:
-    from clockd.client import connect
-    from clockd.config import Auth, Config, Metrics, Server
-    from clockd.lines import line_of
-    from clockd.users import add_account
-
-    secret = add_account(users, "demo")
-    usual = Config(auth=Auth(users=str(users)), server=Server(state=""))
-    free = "tcp:0:interface=127.0.0.1"
-    elsewhere = Config(auth=usual.auth, server=Server(listen=(free,), state=""), metrics=Metrics(listen=free))
-    service, ports = await _started([usual, elsewhere], reactor)
-    try:
-        broker, metrics = (_address(port) for port in ports)
-        click.echo(_invitation(broker, metrics, secret))
-        async with connect(f"tcp:{broker}", "demo", secret, reactor=reactor) as clock:
-            async for reading in clock.samples():
-                click.echo(f"  {line_of(reading)}")
-    finally:
-        await service.stopService()
-
-
-def _invitation(broker: str, metrics: str, secret: str) -> str:
-    """Return what the demo says before its ticks."""
-    here = os.path.relpath
-    script = Path(sys.argv[0])
-    clockd = here(script) if script.name == "clockd" else f"{here(sys.executable)} -m clockd"
-    login = f"CLOCKD_SECRET={secret} \\\n  "
-    tries = [
-        f"{login}{clockd} watch demo@{broker} --period 0.2",
-        f"curl -s http://{metrics}/metrics | grep ^clockd_pushes_total",
-    ]
-    example = Path(__file__).parent.parent / "examples" / "subscriber.py"
-    if example.exists():
-        tries.append(f"{login}{here(sys.executable)} {here(example)} tcp:{broker} demo")
-    lines = "".join(f"  {line}\n" for line in tries)
-    return f"""\
-clockd {__version__} is serving. Ctrl-C ends it. Meanwhile, in another terminal:
-
-{lines}
-A subscriber in this terminal, at the default of one push a second:
-"""
-
-
-async def _started(configs: "list[Config]", reactor: Any) -> "tuple[ClockService, list[IListeningPort]]":
-    """Start the service of the first configuration whose addresses are free.
-
-    Returns:
-        The service and its ports, HTTP's last.
-
-    Raises:
-        CannotListen: None of them are.
-        Misconfigured: One cannot be served.
-    """
-    from clockd.errors import CannotListen
-    from clockd.service import make_service
-
-    *others, last = configs
-    for config in others:
-        service = make_service(config, reactor, time.time)
-        service.startService()
-        try:
-            return service, await service.ready
-        except CannotListen:
-            await service.stopService()
-    service = make_service(last, reactor, time.time)
-    service.startService()
-    return service, await service.ready
-
-
 async def _watch(
     dial: "Callable[..., ClockClient]",
     feed: str,
@@ -1116,9 +1039,3 @@ def _users(users: Path | None) -> Path:
     from clockd.config import Auth
 
     return Path(Auth().users) if users is None else users
-
-
-def _address(port: "IListeningPort") -> str:
-    from clockd.broker import printable_address
-
-    return printable_address(port.getHost())

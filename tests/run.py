@@ -17,7 +17,7 @@ from tempfile import TemporaryDirectory
 
 ROOT = Path(__file__).resolve().parent.parent
 VERSIONS = ("3.11", "3.12", "3.13")
-UPPER_LAYERS = ("cli", "twist", "service", "client", "__main__", "_twist_plugin")
+UPPER_LAYERS = ("cli", "demo", "twist", "service", "client", "__main__", "_twist_plugin")
 UNIT_COVERAGE, COVERAGE = 90, 95
 PACELESS = (
     *("tls", "image", "deploy", "commands", "words", "library", "password_logins", "churn", "publish"),
