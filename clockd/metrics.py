@@ -1,4 +1,4 @@
-"""What the service tells Prometheus and whoever asks for its health: reads the tally, prints it, serves it.
+"""What the service tells Prometheus: reads the tally and prints it.
 
 Rules of this module: the tally is read in the reactor's thread, so a scrape sees one moment; labels are closed sets,
 never an account, an address or a connection, and every label value is there from the start.
@@ -24,32 +24,19 @@ from prometheus_client.metrics_core import (
 from prometheus_client.registry import Collector
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
-from twisted.protocols.policies import ProtocolWrapper, WrappingFactory
 from twisted.python.failure import Failure
-from twisted.web.http import HTTPChannel
-from twisted.web.http import Request as HTTPRequest
 from twisted.web.resource import Resource
-from twisted.web.server import NOT_DONE_YET, Request, Site
+from twisted.web.server import NOT_DONE_YET, Request
 
 from clockd import __version__
 from clockd.feeds import UNKNOWN
-from clockd.logs import TwistedLogger
 from clockd.values import OTHER, FeedTally, Histogram, Tally
 
 InThread = Callable[[Callable[[], list[Metric]]], Deferred[list[Metric]]]
 Encode = Callable[[Collector], bytes]
 
-HTTP_CONNECTIONS = 32
-"""As many connections the HTTP side has at most."""
-
 LABELLED_FEEDS = 32
 """As many feeds have labels of their own."""
-
-REQUEST_BYTES = 8192
-"""As many bytes of a connection are read; a scrape of Prometheus has some hundred, and nginx takes lines of 8 kB."""
-
-TOO_LARGE = b"HTTP/1.1 413 Content Too Large\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
-"""The answer to more bytes than that, and to a request with a body."""
 
 RATE_SECONDS = 10
 """What the achieved rate is an average over."""
@@ -240,25 +227,29 @@ class _Families(NamedTuple):
         return self.families
 
 
-class _Scrape(Resource):
-    """One collection is in flight at a time; who comes meanwhile shares it, and who leaves costs nothing more.
+class MetricsPage(Resource):
+    """All metrics, those of the client library on the process and on Python among them.
+
+    One collection is in flight at a time; who comes meanwhile shares it, and who leaves costs nothing more.
 
     The tally is read when it ends, after each of them has asked. What is said of the process is older than a request
     that came later, by a collection's few milliseconds at the most.
+
+    Args:
+        collector: What is shown beside them.
+        in_thread: Calls something that takes a while outside the reactor's thread.
+        give_way: Has calls made that are due, between one answer and the next.
     """
 
     isLeaf = True
 
-    def __init__(
-        self,
-        registry: CollectorRegistry,
-        process: Collector,
-        in_thread: InThread,
-        give_way: Callable[[], object],
-    ) -> None:
+    def __init__(self, collector: TallyCollector, in_thread: InThread, give_way: Callable[[], object]) -> None:
         super().__init__()
-        self._registry = registry
-        self._process = process
+        self._registry = CollectorRegistry()
+        self._registry.register(collector)
+        PlatformCollector(registry=self._registry)
+        GCCollector(registry=self._registry)
+        self._process = ProcessCollector(registry=None)
         self._in_thread = in_thread
         self._give_way = give_way
         self._waiting: dict[Request, tuple[str, Encode]] = {}
@@ -301,119 +292,3 @@ class _Scrape(Resource):
     def _fail(self, failure: Failure) -> None:
         for request in list(self._waiting):
             request.processingFailed(failure)
-
-
-class _Health(Resource):
-    isLeaf = True
-
-    def __init__(self, trouble: Callable[[], str | None], remark: Callable[[], str | None]) -> None:
-        super().__init__()
-        self._trouble = trouble
-        self._remark = remark
-
-    def render_GET(self, request: Request) -> bytes:
-        """Answer 200 `ok`, or 503 and what is wrong; in a second line what is to be looked after, if anything is."""
-        request.setHeader("content-type", "text/plain; charset=utf-8")
-        trouble = self._trouble()
-        if trouble is not None:
-            request.setResponseCode(503)
-        return "".join(f"{line}\n" for line in (trouble or "ok", self._remark()) if line).encode()
-
-
-class _Channel(HTTPChannel):
-    """A connection that gets one answer, to a short request without a body, and is closed.
-
-    However much it sends, no more than `REQUEST_BYTES` of it is read as HTTP.
-    """
-
-    transport: ProtocolWrapper  # type: ignore[assignment]  # `NewestStay` makes it
-    _log = TwistedLogger("twisted.web")
-    _received = 0
-
-    def dataReceived(self, data: bytes) -> None:
-        """Take bytes; too many of them end the connection."""
-        if self.transport.disconnecting:
-            return
-        self._received += len(data)
-        if self._received > REQUEST_BYTES:
-            self._refuse()
-        else:
-            super().dataReceived(data)
-        self.factory.give_way()
-
-    def allHeadersReceived(self) -> None:
-        """Answer a request, unless a body is to follow."""
-        if self.length == 0:
-            super().allHeadersReceived()
-        else:
-            self._refuse()
-
-    def checkPersistence(self, request: HTTPRequest, version: bytes) -> bool:
-        """Tell whether there may be another request: there may not."""
-        request.setHeader("connection", "close")
-        return False
-
-    def _refuse(self) -> None:
-        self.transport.write(TOO_LARGE)
-        self.loseConnection()
-
-
-class _QuietSite(Site):
-    """A site that writes no access log; on a monotonic reactor the log would tell times of 1970."""
-
-    noisy = False
-    protocol = _Channel  # type: ignore[assignment]  # Twisted's own can change to HTTP/2, which nobody asks for
-
-    def __init__(self, root: Resource, reactor: IReactorTime, give_way: Callable[[], object]) -> None:
-        super().__init__(root, reactor=reactor)
-        self.give_way = give_way
-
-    def log(self, request: HTTPRequest) -> None:
-        """Write nothing."""
-
-
-class NewestStay(WrappingFactory):
-    """Lets in so many connections; when there is one more, the oldest goes. Strangers who hold some keep nobody out."""
-
-    noisy = False
-
-    def registerProtocol(self, p: ProtocolWrapper) -> None:
-        """Take note of a connection that was made."""
-        super().registerProtocol(p)
-        if len(self.protocols) > HTTP_CONNECTIONS:
-            oldest = next(iter(self.protocols))
-            del self.protocols[oldest]
-            oldest.transport.abortConnection()
-
-    def unregisterProtocol(self, p: ProtocolWrapper) -> None:
-        """Take note of one that has ended."""
-        self.protocols.pop(p, None)
-
-
-def metrics_site(
-    collector: TallyCollector,
-    trouble: Callable[[], str | None],
-    remark: Callable[[], str | None],
-    reactor: IReactorTime,
-    in_thread: InThread,
-    give_way: Callable[[], object],
-) -> Site:
-    """Return the HTTP site: `/metrics`, `/healthz` and `/readyz`.
-
-    Args:
-        collector: What `/metrics` shows, beside what the client library knows of the process and of Python.
-        trouble: Tells what keeps the service from being ready; None if nothing does.
-        remark: Tells what is to be looked after though it is ready; None if nothing is.
-        reactor: Where the site's own time-outs run.
-        in_thread: Calls something that takes a while outside the reactor's thread.
-        give_way: Has calls made that are due, if what connections send keeps the reactor from it.
-    """
-    registry = CollectorRegistry()
-    registry.register(collector)
-    PlatformCollector(registry=registry)
-    GCCollector(registry=registry)
-    root = Resource()
-    root.putChild(b"metrics", _Scrape(registry, ProcessCollector(registry=None), in_thread, give_way))
-    root.putChild(b"healthz", _Health(lambda: None, lambda: None))
-    root.putChild(b"readyz", _Health(trouble, remark))
-    return _QuietSite(root, reactor, give_way)

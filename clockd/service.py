@@ -34,12 +34,13 @@ from clockd.hostclock import HostClock, kernel_clock, since_boot
 from clockd.interfaces import IAccountStore
 from clockd.lag import LagWatch
 from clockd.logs import count_errors
-from clockd.metrics import NewestStay, TallyCollector, metrics_site
+from clockd.metrics import MetricsPage, TallyCollector
 from clockd.passwords import PasswordPool, new_hasher
 from clockd.pulse import mean_since
 from clockd.realm import ClockRealm, Roster
 from clockd.reload import Reload
 from clockd.schedule import Schedule
+from clockd.site import HealthPage, NewestStay, PageSite
 from clockd.sources import make_feeds
 from clockd.store import MemoryStore, SQLiteStore, Unusable, examine
 from clockd.transport import TLSFactory, prepare
@@ -455,10 +456,12 @@ def make_realm_service(
     if tls is not None:
         for description in config.tls.listen:
             listen("tls.listen", description, TLSFactory(tls, factory, clock, factory.took))
-    site = metrics_site(
-        collector, service.trouble, service.remark, clock, partial(_in_thread, reactor), schedule.catch_up
-    )
-    listen("metrics.listen", config.metrics.listen, NewestStay(site))
+    pages = {
+        "metrics": MetricsPage(collector, partial(_in_thread, reactor), schedule.catch_up),
+        "healthz": HealthPage(lambda: None, lambda: None),
+        "readyz": HealthPage(service.trouble, service.remark),
+    }
+    listen("metrics.listen", config.metrics.listen, NewestStay(PageSite(pages, clock, schedule.catch_up)))
     for timer in (
         TimerService(SECOND, service.look, collector),
         TimerService(SECOND, reload.users),

@@ -1,4 +1,4 @@
-"""What Prometheus scrapes and what a health check sees, read back with Prometheus's own parsers."""
+"""What Prometheus scrapes, read back with Prometheus's own parsers."""
 
 import math
 
@@ -6,21 +6,17 @@ from doubles import Rig, Sink
 from prometheus_client.openmetrics import parser as openmetrics
 from prometheus_client.parser import text_string_to_metric_families
 from twisted.internet.defer import Deferred, succeed
-from twisted.internet.error import ConnectionAborted, ConnectionDone
-from twisted.internet.protocol import Factory, Protocol
+from twisted.internet.error import ConnectionDone
 from twisted.internet.task import Clock
-from twisted.internet.testing import StringTransport
-from twisted.logger import capturedLogs
 from twisted.python.failure import Failure
 from twisted.spread import pb
 from twisted.trial.unittest import SynchronousTestCase
 from twisted.web.http_headers import Headers
-from twisted.web.server import Site
 from twisted.web.test.requesthelper import DummyRequest
 
 from clockd import __version__
 from clockd.feeds import UNKNOWN
-from clockd.metrics import HTTP_CONNECTIONS, REQUEST_BYTES, NewestStay, TallyCollector, metrics_site
+from clockd.metrics import MetricsPage, TallyCollector
 from clockd.values import CLOSE_REASONS, LOGIN_METHODS, LOGIN_RESULTS, PERIOD_RESULTS, SKIP_REASONS, Limits, Tally
 
 
@@ -30,32 +26,24 @@ class MetricsCase(SynchronousTestCase):
         self.tally = Tally()
         self.tally.feed("time")
         self.collector = TallyCollector(self.tally, self.clock)
-        self.trouble = self.remark = None
         self.yielded = 0
-        self.site = self.make_site(self.in_thread)
+        self.page = self.make_page(lambda call: succeed(call()))
 
-    def make_site(self, in_thread):
-        return metrics_site(
-            self.collector, lambda: self.trouble, lambda: self.remark, self.clock, in_thread, self.give_way
-        )
+    def make_page(self, in_thread):
+        return MetricsPage(self.collector, in_thread, self.give_way)
 
     def give_way(self):
         self.yielded += 1
 
-    def in_thread(self, call):
-        return succeed(call())
-
-    def get(self, path, method=b"GET", **headers):
-        request = DummyRequest([path])
-        request.method = method
+    def get(self, **headers):
+        request = DummyRequest([b"metrics"])
         request.requestHeaders = Headers({name.encode(): [value.encode()] for name, value in headers.items()})
-        resource = self.site.resource.getChildWithDefault(path, request)
-        request.render(resource)
+        request.render(self.page)
         return request
 
     def scrape(self, accept=None):
         """Return all samples of a scrape: a number by name and labels."""
-        request = self.get(b"metrics", **({} if accept is None else {"accept": accept}))
+        request = self.get(**({} if accept is None else {"accept": accept}))
         text = b"".join(request.written).decode()
         parse = openmetrics.text_string_to_metric_families if "# EOF" in text else text_string_to_metric_families
         families = list(parse(text))
@@ -83,8 +71,8 @@ class ScrapeTests(MetricsCase):
 
     def test_what_takes_a_while_is_waited_for_and_the_tally_is_read_after_it(self):
         waiting = []
-        self.site = self.make_site(lambda call: waiting.append((Deferred(), call)) or waiting[0][0])
-        request = self.get(b"metrics")
+        self.page = self.make_page(lambda call: waiting.append((Deferred(), call)) or waiting[0][0])
+        request = self.get()
         self.assertEqual((request.written, request.finished), ([], 0))
         self.tally.avatars = 3
         ((done, call),) = waiting
@@ -117,16 +105,16 @@ class ScrapeTests(MetricsCase):
 
     def test_who_leaves_meanwhile_gets_nothing(self):
         done = Deferred()
-        self.site = self.make_site(lambda _: done)
-        request = self.get(b"metrics")
+        self.page = self.make_page(lambda _: done)
+        request = self.get()
         request.processingFailed(Failure(ConnectionDone()))
         done.callback([])
         self.assertEqual((request.written, request.finished), ([], 0))
 
     def test_who_asks_while_others_wait_shares_their_collection_and_gets_its_own_format(self):
         jobs = []
-        self.site = self.make_site(lambda call: jobs.append((Deferred(), call)) or jobs[-1][0])
-        requests = [self.get(b"metrics", accept=accept) for accept in ("", "application/openmetrics-text", "")]
+        self.page = self.make_page(lambda call: jobs.append((Deferred(), call)) or jobs[-1][0])
+        requests = [self.get(accept=accept) for accept in ("", "application/openmetrics-text", "")]
         self.assertEqual(len(jobs), 1)
         self.tally.avatars = 3
         done, call = jobs[0]
@@ -138,20 +126,20 @@ class ScrapeTests(MetricsCase):
             self.assertIn(b"\nclockd_avatars 3.0\n", page)
             self.assertIn(b"\nprocess_open_fds ", page)
         self.assertIs(requests[0].written[0], requests[2].written[0], "a format is encoded once")
-        self.get(b"metrics")
+        self.get()
         self.assertEqual(len(jobs), 2)
 
     def test_who_leaves_costs_nothing_more_and_who_stays_is_answered(self):
         jobs = []
         self.collector = CountedCollector(self.tally, self.clock)
-        self.site = self.make_site(lambda _: jobs.append(Deferred()) or jobs[-1])
+        self.page = self.make_page(lambda _: jobs.append(Deferred()) or jobs[-1])
         registered = self.collector.read  # a registry reads what is put into it
         for _ in range(100):
-            self.get(b"metrics").processingFailed(Failure(ConnectionDone()))
+            self.get().processingFailed(Failure(ConnectionDone()))
         self.assertEqual(len(jobs), 1)
         jobs[0].callback([])
         self.assertEqual((self.collector.read - registered, self.yielded), (0, 0))
-        left, stays = self.get(b"metrics"), self.get(b"metrics")
+        left, stays = self.get(), self.get()
         left.processingFailed(Failure(ConnectionDone()))
         jobs[1].callback([])
         self.assertEqual((left.finished, stays.finished, len(jobs)), (0, 1, 2))
@@ -159,12 +147,12 @@ class ScrapeTests(MetricsCase):
 
     def test_a_collection_that_fails_is_told_to_those_who_wait_and_the_next_is_another(self):
         jobs = []
-        self.site = self.make_site(lambda _: jobs.append(Deferred()) or jobs[-1])
-        ends = [self.get(b"metrics").notifyFinish() for _ in range(2)]
+        self.page = self.make_page(lambda _: jobs.append(Deferred()) or jobs[-1])
+        ends = [self.get().notifyFinish() for _ in range(2)]
         jobs[0].errback(Failure(OSError("no /proc")))
         for end in ends:
             self.failureResultOf(end, OSError)
-        request = self.get(b"metrics")
+        request = self.get()
         jobs[1].callback([])
         self.assertEqual(request.finished, 1)
 
@@ -399,155 +387,3 @@ class RateTests(MetricsCase):
         self.clock.advance(2)
         self.tally.feed("new").pushes = 4
         self.assertEqual(self.scrape()["clockd_push_achieved_hertz", ("feed", "new")], 2)
-
-
-class HealthTests(MetricsCase):
-    def test_a_process_that_answers_is_alive_whatever_the_trouble(self):
-        for self.trouble in (None, "starting"):
-            request = self.get(b"healthz")
-            self.assertEqual((request.responseCode, request.written), (None, [b"ok\n"]))
-
-    def test_a_service_without_trouble_is_ready(self):
-        request = self.get(b"readyz")
-        self.assertEqual((request.responseCode, request.written), (None, [b"ok\n"]))
-
-    def test_a_service_with_trouble_is_not_and_says_why(self):
-        self.trouble = "pushing late: 0.300 s"
-        request = self.get(b"readyz")
-        self.assertEqual((request.responseCode, request.written), (503, [b"pushing late: 0.300 s\n"]))
-
-    def test_what_is_to_be_looked_after_is_said_behind_it_and_changes_nothing(self):
-        self.remark = "store: clockd.sqlite: the disk is full; make room on it"
-        request = self.get(b"readyz")
-        self.assertEqual((request.responseCode, request.written), (None, [f"ok\n{self.remark}\n".encode()]))
-        self.trouble = "draining"
-        request = self.get(b"readyz")
-        self.assertEqual((request.responseCode, request.written), (503, [f"draining\n{self.remark}\n".encode()]))
-        self.assertEqual(self.get(b"healthz").written, [b"ok\n"])
-
-    def test_nothing_else_is_there(self):
-        for path in (b"", b"metric", b"readyz.html"):
-            self.assertEqual(self.get(path).responseCode, 404)
-        self.flushWarnings()  # Twisted's resource for this is one that Twisted deprecates
-
-    def test_the_site_says_nothing_to_the_log(self):
-        request = DummyRequest([b"metrics"])
-        self.assertIsNone(self.site.log(request))
-        self.assertIsInstance(self.site, Site)
-        self.assertFalse(self.site.noisy)
-
-
-class ConnectionTests(MetricsCase):
-    """What a connection gets for the bytes that it sends."""
-
-    def connect(self):
-        connection, transport = self.site.buildProtocol(None), StringTransport()
-        connection.makeConnection(transport)
-        self.addCleanup(connection.connectionLost, Failure(ConnectionDone()))
-        return connection, transport
-
-    def send(self, data):
-        """Return what one that sends this gets: the headers, by their names, and what follows them."""
-        connection, transport = self.connect()
-        connection.dataReceived(data)
-        self.assertTrue(transport.disconnecting)
-        head, _, body = transport.value().partition(b"\r\n\r\n")
-        self.status, *lines = head.decode().split("\r\n")
-        headers = dict(line.split(": ", 1) for line in lines)
-        headers.pop("Date", None)
-        return headers, body
-
-    def test_head_gets_the_headers_that_get_gets_and_no_body(self):
-        for path in (b"metrics", b"healthz", b"readyz"):
-            for self.trouble in (None, "stopping"):
-                expected, body = self.send(b"GET /%s HTTP/1.1\r\nHost: a\r\n\r\n" % path)
-                status = self.status
-                self.assertEqual(expected["Content-Length"], str(len(body)))
-                with self.subTest(path=path), capturedLogs() as events:
-                    headers, body = self.send(b"HEAD /%s HTTP/1.1\r\nHost: a\r\n\r\n" % path)
-                    self.assertEqual((self.status, body, headers.keys()), (status, b"", expected.keys()))
-                    self.assertEqual(headers["Content-Type"], expected["Content-Type"])
-                    self.assertEqual([e for e in events if e["log_namespace"].startswith("clockd")], [])
-
-    def test_a_connection_gets_one_answer_and_is_closed(self):
-        one = b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n"
-        for data in (one, one * 20, one + b"\r\n" * 2000, one.replace(b"1.1", b"1.0")):
-            headers, body = self.send(data)
-            self.assertEqual((self.status.split()[1], headers["Connection"], body), ("200", "close", b"ok\n"))
-
-    def test_what_comes_after_the_answer_is_not_looked_at(self):
-        connection, transport = self.connect()
-        for _ in range(2):
-            connection.dataReceived(b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n")
-        self.assertEqual((transport.value().count(b"HTTP/1.1"), self.yielded), (1, 1))
-
-    def test_a_request_with_a_body_is_refused(self):
-        for line in (b"Content-Length: 1", b"Content-Length: 90000000", b"Transfer-Encoding: chunked"):
-            for more in (b"", b"Expect: 100-continue\r\n"):
-                headers, body = self.send(b"POST /healthz HTTP/1.1\r\n%s\r\n%s\r\n1\r\na\r\n" % (line, more))
-                self.assertEqual((self.status.split()[1], headers["Connection"], body), ("413", "close", b""))
-        self.send(b"POST /healthz HTTP/1.1\r\nContent-Length: 0\r\n\r\n")
-        self.assertIn("405", self.status)
-        self.flushWarnings()  # see test_nothing_else_is_there
-
-    def test_a_request_may_have_so_many_bytes(self):
-        request = b"GET /healthz HTTP/1.1\r\nHost: a\r\nX: %s\r\n\r\n"
-        longest = REQUEST_BYTES - len(request % b"")
-        self.send(request % bytes(longest).replace(b"\0", b"x"))
-        self.assertIn("200", self.status)
-        self.send(request % bytes(longest + 1).replace(b"\0", b"x"))
-        self.assertIn("413", self.status)
-
-    def test_it_counts_what_it_got_in_pieces(self):
-        connection, transport = self.connect()
-        connection.dataReceived(b"GET /healthz HTTP/1.1\r\nX: ")
-        for _ in range(2 * REQUEST_BYTES):
-            connection.dataReceived(b"x")
-        self.assertEqual(transport.value().count(b"HTTP/1.1 413"), 1)
-        self.assertTrue(transport.disconnecting)
-
-    def test_who_sends_more_while_waiting_for_a_scrape_is_refused(self):
-        done = Deferred()
-        self.site = self.make_site(lambda _: done)
-        connection, transport = self.connect()
-        connection.dataReceived(b"GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n")
-        self.assertFalse(transport.disconnecting)
-        connection.dataReceived(bytes(REQUEST_BYTES))
-        self.assertTrue(transport.disconnecting)
-
-    def test_others_have_their_turn_after_each_piece(self):
-        connection, _ = self.connect()
-        for byte in b"GET /healthz HTTP/1.1\r\n\r":
-            connection.dataReceived(bytes([byte]))
-        self.assertEqual(self.yielded, 24)
-
-
-class CrowdTests(SynchronousTestCase):
-    def setUp(self):
-        self.factory = NewestStay(Factory.forProtocol(Protocol))
-        self.transports = []
-
-    def arrive(self):
-        protocol = self.factory.buildProtocol(None)
-        self.transports.append(StringTransport())
-        protocol.makeConnection(self.transports[-1])
-        return protocol
-
-    def aborted(self):
-        return [number for number, transport in enumerate(self.transports) if transport.disconnected]
-
-    def test_when_there_is_one_too_many_the_oldest_goes(self):
-        protocols = [self.arrive() for _ in range(HTTP_CONNECTIONS)]
-        self.assertEqual(self.aborted(), [])
-        self.arrive()
-        self.arrive()
-        self.assertEqual(self.aborted(), [0, 1])
-        protocols[0].connectionLost(Failure(ConnectionAborted()))
-        self.arrive()
-        self.assertEqual(self.aborted(), [0, 1, 2])
-
-    def test_one_that_has_left_makes_room(self):
-        protocols = [self.arrive() for _ in range(HTTP_CONNECTIONS)]
-        protocols[5].connectionLost(Failure(ConnectionDone()))
-        self.arrive()
-        self.assertEqual(self.aborted(), [])
