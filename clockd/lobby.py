@@ -43,6 +43,11 @@ class Lobby(Generic[Connection]):
         self._counts: dict[str | None, int] = {}
         self._pending_of: dict[str | None, OrderedDict[Connection, None]] = {}
 
+    @property
+    def most(self) -> int:
+        """As many connections may be logged in at a time."""
+        return self.limits.connections if self.room is None else min(self.room, self.limits.connections)
+
     def arrived(self, connection: Connection, address: str | None, now: float) -> list[Connection]:
         """Let a connection in, as a pending one.
 
@@ -51,7 +56,7 @@ class Lobby(Generic[Connection]):
         """
         key = _key(address)
         leaving = self._make_room(key)
-        while self._pending and (len(self._pending) >= self.limits.pending or len(self._keys) >= self._most()):
+        while self._pending and (len(self._pending) >= self.limits.pending or len(self._keys) >= self.most):
             leaving.append(self._turn_out(self._pending))
         self._pending[connection] = now
         self._enter(connection, key)
@@ -73,7 +78,7 @@ class Lobby(Generic[Connection]):
 
     def refusal(self, connection: Connection) -> str | None:
         """Return why a pending connection cannot log in now, as a sentence, or None if it can."""
-        limits, most = self.limits, self._most()
+        limits, most = self.limits, self.most
         if len(self._keys) - len(self._pending) >= most:
             return f"the server has all the connections that it may have, {most}; try again later"
         key = self._keys.get(connection)
@@ -101,9 +106,6 @@ class Lobby(Generic[Connection]):
         for connection in late:
             self.left(connection)
         return late
-
-    def _most(self) -> int:
-        return self.limits.connections if self.room is None else min(self.room, self.limits.connections)
 
     def _make_room(self, key: str | None) -> list[Connection]:
         leaving: list[Connection] = []

@@ -128,9 +128,13 @@ class TallyCollector(Collector):
 
     def _connections(self) -> Iterator[Metric]:
         tally = self._tally
+        yield GaugeMetricFamily("clockd_ready", "1 while /readyz answers 200.", tally.ready)
         yield GaugeMetricFamily("clockd_avatars", "Active avatars: logged in, timer running.", tally.avatars)
         states = {"pending": tally.pending, "authenticated": tally.authenticated}
         yield _gauge("clockd_connections", "Open connections.", "state", states)
+        yield GaugeMetricFamily(
+            "clockd_connections_limit", "As many connections may be logged in at a time.", tally.connections_limit
+        )
         yield CounterMetricFamily("clockd_connections_opened", "Connections accepted.", tally.opened)
         yield _counter("clockd_connections_closed", "Connections ended.", "reason", tally.closed)
         yield GaugeMetricFamily(

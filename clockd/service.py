@@ -182,7 +182,7 @@ class ClockService(MultiService):
         globalLogPublisher.addObserver(self._observer)
         self.ready = Deferred()
         self._stopped = None
-        self._state = "starting"
+        self._enter("starting")
         Service.startService(self)
         self._store.open().addCallback(self._opened)
 
@@ -197,7 +197,7 @@ class ClockService(MultiService):
         gatherResults(listening, consumeErrors=True).addCallbacks(self._listening, self._failed)
 
     async def _stop(self) -> None:
-        self._state = "draining"
+        self._enter("draining")
         self._log.info("clockd stops, in {seconds:g} s at the latest", seconds=self._drain)
         until = self._clock.seconds() + self._drain
         *brokers, _ = self._listeners()  # HTTP goes on: it says that the server drains
@@ -207,7 +207,7 @@ class ClockService(MultiService):
         self._emptied = self._factory.drain()
         with suppress(TimedOut, CancelledError):
             await self._emptied.addTimeout(self._drain, self._clock)
-        self._state = "stopping"
+        self._enter("stopping")
         self._factory.end_all()
         await maybeDeferred(super().stopService if self._parts_run else partial(Service.stopService, self))
         self._parts_run = False
@@ -251,6 +251,7 @@ class ClockService(MultiService):
         """
         lobby = self._factory.lobby
         lobby.room = most = max(1, descriptors - RESERVED_DESCRIPTORS)
+        self.tally.connections_limit = lobby.most
         if lobby.limits.connections > most:
             self._log.warn(
                 "limits.connections is lowered from {limit} to {most}: only {descriptors} descriptors may be open",
@@ -267,12 +268,18 @@ class ClockService(MultiService):
             gc.collect()
         self._lateness, self._observed = mean_since(self._observed, self.tally.lateness)
         self.tally.store_up = self._store.trouble is None
+        self.tally.ready = self.trouble() is None
+        self.tally.connections_limit = self._factory.lobby.most
+
+    def _enter(self, state: str) -> None:
+        self._state = state
+        self.tally.ready = self.trouble() is None
 
     def _listeners(self) -> list[Listener]:
         return [service for service in self if isinstance(service, Listener)]
 
     def _listening(self, ports: list[IListeningPort]) -> None:
-        self._state = "serving"
+        self._enter("serving")
         *brokers, metrics = [printable_address(port.getHost()) for port in ports]
         self._log.info(
             "clockd {version} pushes the time on {brokers}; metrics are on {metrics}",

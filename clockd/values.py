@@ -315,10 +315,12 @@ class Tally:
     """What the service has done so far, as plain numbers; the core counts and does not know who reads.
 
     Attributes:
+        ready: Whether the service listens, and pushes in time.
         feeds: By feed name.
         avatars: Avatars whose timer runs.
         pending: Connections not logged in.
         authenticated: Connections logged in.
+        connections_limit: As many may be logged in at a time.
         unsent: Bytes that the kernel has not taken yet, over all connections.
         opened: Connections accepted.
         closed: Connections ended, by reason.
@@ -339,10 +341,12 @@ class Tally:
     """
 
     def __init__(self) -> None:
+        self.ready = False
         self.feeds: dict[str, FeedTally] = {}
         self.avatars = 0
         self.pending = 0
         self.authenticated = 0
+        self.connections_limit = 0
         self.unsent = 0
         self.opened = 0
         self.closed = dict.fromkeys(CLOSE_REASONS, 0)

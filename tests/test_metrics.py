@@ -218,11 +218,14 @@ class ScrapeTests(MetricsCase):
     def test_what_was_counted_is_what_is_read(self):
         tally = self.tally
         tally.avatars, tally.pending, tally.authenticated, tally.opened, tally.unhandled_errors = 1, 2, 3, 4, 5
+        tally.ready, tally.connections_limit = True, 11
         tally.closed["stale"], tally.logins["secret", "ok"], tally.periods["clamped"] = 6, 7, 8
         tally.feeds["time"].skipped["stall"], tally.feeds["time"].pushes = 9, 10
         tally.feeds["time"].subscribed(0.25)
         samples = self.scrape()
         for expected, key in (
+            (1, ("clockd_ready",)),
+            (11, ("clockd_connections_limit",)),
             (1, ("clockd_avatars",)),
             (2, ("clockd_connections", ("state", "pending"))),
             (3, ("clockd_connections", ("state", "authenticated"))),

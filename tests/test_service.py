@@ -132,6 +132,32 @@ class StartTests(ServiceCase):
         self.assertIsNone(service.trouble())
         self.assertTrue(verifyObject(IService, service))
 
+    def test_the_tally_tells_whether_it_is_ready(self):
+        service = self.make()
+        self.assertIs(service.tally.ready, False)
+        service.startService()
+        self.assertIs(service.tally.ready, True)
+        peer = self.peer()
+        peer.perspective = peer.login(Mind(), secret=self.secret)
+        peer.ask(peer.perspective, "subscribe", "server")
+        stopped = service.stopService()
+        self.assertNoResult(stopped)
+        self.assertIs(service.tally.ready, False)
+        self.reactor.advance(5)
+        self.successResultOf(stopped)
+
+    def test_the_tally_tells_how_many_may_be_logged_in(self):
+        limits = Limits(connections=1000)
+        service = self.start(limits=limits)
+        self.assertEqual(service.tally.connections_limit, 1000)
+        limits.connections = 900
+        self.reactor.advance(1)
+        self.assertEqual(service.tally.connections_limit, 900)
+        service.make_room(500)
+        self.assertEqual(service.tally.connections_limit, 436)
+        self.reactor.advance(1)
+        self.assertEqual(service.tally.connections_limit, 436)
+
     def test_its_clock_is_looked_at_once_a_second_and_steps_are_told(self):
         ahead = 0.0
         self.now = lambda: EPOCH + self.reactor.seconds() + ahead
@@ -572,9 +598,11 @@ class TroubleTests(ServiceCase):
 
     def test_trouble_is_over_when_pushes_are_in_time_again(self):
         service = self.late(10)
+        self.assertIs(service.tally.ready, False)
         service.tally.lateness.observe(0)
         self.reactor.advance(1)
         self.assertIsNone(service.trouble())
+        self.assertIs(service.tally.ready, True)
 
     def test_an_error_in_the_log_after_the_stop_is_not_counted(self):
         service = self.start()
