@@ -4,6 +4,7 @@ Rules of this module: it imports neither Twisted nor anything of ours, and reads
 """
 
 import http.client
+import json
 import re
 from contextlib import closing
 from typing import NamedTuple
@@ -14,6 +15,10 @@ METRICS_PORT = 9464
 
 HEALTH_SECONDS = 1.5
 """As long as this waits for an answer."""
+
+
+ANSWER_BYTES = 4096
+"""As much of an answer is read."""
 
 
 class Answer(NamedTuple):
@@ -33,12 +38,20 @@ def ready(url: str) -> Answer:
         with closing(connection):
             connection.request("GET", parts.path or "/readyz")
             answer = connection.getresponse()
-            text = answer.read(200).decode(errors="replace").strip()
+            said = answer.read(ANSWER_BYTES).decode(errors="replace")
     except (OSError, ValueError, http.client.HTTPException) as error:
         return Answer(ok=False, text=f"clockd: {url}: {error}; is it running there?")
-    if answer.status != http.client.OK:
-        return Answer(ok=False, text=f"clockd: {url}: {answer.status} {answer.reason}: {text.partition(chr(10))[0]}")
-    return Answer(ok=True, text=text.partition("\n")[0])
+    ok, text = answer.status == http.client.OK, _text(said)
+    return Answer(ok, text if ok else f"clockd: {url}: {answer.status} {answer.reason}: {text}")
+
+
+def _text(said: str) -> str:
+    """Return what a server says in words; of another program's page, the first line."""
+    try:
+        answer = json.loads(said)
+        return "; ".join(str(word) for word in (answer["text"], answer["remark"]) if word is not None)
+    except (ValueError, TypeError, LookupError):
+        return said.strip().partition("\n")[0]
 
 
 def health_url(listen: str) -> str:

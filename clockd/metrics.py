@@ -1,15 +1,15 @@
-"""What the service tells Prometheus: reads the tally and prints it.
+"""What the service tells Prometheus: a table of all metrics, read from the tally and printed.
 
 Rules of this module: the tally is read in the reactor's thread, so a scrape sees one moment; labels are closed sets,
-never an account, an address or a connection, and every label value is there from the start.
+never an account, an address or a connection, and every label value is there from the start. What is said of a metric is
+said here: `docs/metrics.md` is made of it.
 """
 
 import platform
 from collections import deque
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Callable, Iterator, Mapping
 from itertools import accumulate
-from typing import NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import twisted
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
@@ -30,7 +30,18 @@ from twisted.web.server import NOT_DONE_YET, Request
 
 from clockd import __version__
 from clockd.feeds import UNKNOWN
-from clockd.values import OTHER, FeedTally, Histogram, Tally
+from clockd.values import (
+    CLOSE_REASONS,
+    CONNECTION_STATES,
+    LOGIN_METHODS,
+    LOGIN_RESULTS,
+    OTHER,
+    PERIOD_RESULTS,
+    SKIP_REASONS,
+    FeedTally,
+    Histogram,
+    Tally,
+)
 
 InThread = Callable[[Callable[[], list[Metric]]], Deferred[list[Metric]]]
 Encode = Callable[[Collector], bytes]
@@ -40,6 +51,300 @@ LABELLED_FEEDS = 32
 
 RATE_SECONDS = 10
 """What the achieved rate is an average over."""
+
+UNITS = ("seconds", "bytes", "hertz")
+"""With one of these a metric's name ends that has a unit."""
+
+
+def unit_of(name: str) -> str:
+    """Return the unit of a metric, which its name ends with; nothing for a number of things, and for yes or no."""
+    last = name.removesuffix("_total").rpartition("_")[2]
+    return last if last in UNITS else ""
+
+
+class Facts(NamedTuple):
+    """What an info tells: its labels, with their values."""
+
+    labels: dict[str, str]
+
+
+Value = float | Histogram | Facts | Mapping[Any, float] | None
+
+
+class Moment(NamedTuple):
+    """What all metrics of one scrape are read from.
+
+    Attributes:
+        tally: What has been counted.
+        feeds: Of it what is shown by feed.
+        achieved: Pushes a second of each of them.
+    """
+
+    tally: Tally
+    feeds: Mapping[str, FeedTally]
+    achieved: Mapping[str, float]
+
+
+class Entry(NamedTuple):
+    """A metric.
+
+    Attributes:
+        name: As in a query.
+        kind: Its type.
+        text: What it means, in a sentence or two.
+        read: Returns what it is now: a number, or None if there is none; a number for each value of its label, or for
+            each tuple of values of its labels.
+        labels: By name, the values that it can have and what each means; feeds and versions have others.
+    """
+
+    name: str
+    kind: Literal["gauge", "counter", "histogram", "info"]
+    text: str
+    read: Callable[[Moment], Value]
+    labels: Mapping[str, Mapping[str, str]] = {}
+
+    def family(self, moment: Moment) -> Metric:
+        """Return the metric as the client library has it."""
+        value, unit = self.read(moment), unit_of(self.name)
+        if isinstance(value, Histogram):
+            bounds = [*(str(bound) for bound in value.bounds), "+Inf"]
+            buckets = list(zip(bounds, accumulate(value.counts), strict=True))
+            return HistogramMetricFamily(self.name, self.text, buckets=buckets, sum_value=value.total, unit=unit)
+        if isinstance(value, Facts):
+            return InfoMetricFamily(self.name.removesuffix("_info"), self.text, value.labels)
+        kind: type[GaugeMetricFamily | CounterMetricFamily] = (
+            CounterMetricFamily if self.kind == "counter" else GaugeMetricFamily
+        )
+        family = kind(self.name, self.text, labels=tuple(self.labels), unit=unit)
+        if isinstance(value, Mapping):
+            for key, number in value.items():
+                family.add_metric((key,) if isinstance(key, str) else key, number)
+        elif value is not None:
+            family.add_metric((), value)
+        return family
+
+
+def _each(value: Callable[[FeedTally], float]) -> Callable[[Moment], Value]:
+    """Return what reads a number of each feed."""
+    return lambda moment: {name: value(feed) for name, feed in moment.feeds.items()}
+
+
+def _each_published(value: Callable[[FeedTally], float | None]) -> Callable[[Moment], Value]:
+    """Return what reads a number of each feed that has one; nobody publishes the time."""
+
+    def read(moment: Moment) -> Value:
+        numbers = ((name, value(feed)) for name, feed in moment.feeds.items() if name != "time")
+        return {name: number for name, number in numbers if number is not None}
+
+    return read
+
+
+def _skipped(moment: Moment) -> Value:
+    return {(name, reason): count for name, feed in moment.feeds.items() for reason, count in feed.skipped.items()}
+
+
+def _build(_: Moment) -> Value:
+    return Facts({"version": __version__, "twisted": twisted.__version__, "python": platform.python_version()})
+
+
+_PUBLISHED = {OTHER: f"what lies behind the first {LABELLED_FEEDS} feeds, together"}
+_FEED = {"time": "the feed that every server has"} | _PUBLISHED
+_CALLED = _FEED | {UNKNOWN: "calls that name no feed of this server"}
+
+METRICS = (
+    Entry("clockd_ready", "gauge", "1 while /readyz answers 200, 0 else.", lambda now: now.tally.ready),
+    Entry(
+        "clockd_avatars",
+        "gauge",
+        "Active avatars: they have a client that is logged in, and their timer runs.",
+        lambda now: now.tally.avatars,
+    ),
+    Entry(
+        "clockd_connections",
+        "gauge",
+        "Open connections to the Perspective Broker ports.",
+        lambda now: {state: getattr(now.tally, state) for state in CONNECTION_STATES},
+        {"state": CONNECTION_STATES},
+    ),
+    Entry(
+        "clockd_connections_limit",
+        "gauge",
+        "As many connections may be logged in at a time: limits.connections, or fewer where descriptors are fewer.",
+        lambda now: now.tally.connections_limit,
+    ),
+    Entry(
+        "clockd_connections_opened_total",
+        "counter",
+        "Connections to the Perspective Broker ports that were accepted.",
+        lambda now: now.tally.opened,
+    ),
+    Entry(
+        "clockd_connections_closed_total",
+        "counter",
+        "Connections that have ended, by what ended them.",
+        lambda now: now.tally.closed,
+        {"reason": CLOSE_REASONS},
+    ),
+    Entry(
+        "clockd_send_buffer_bytes",
+        "gauge",
+        "Bytes that the kernel has not taken yet, sum over all connections to the Perspective Broker ports.",
+        lambda now: now.tally.unsent,
+    ),
+    Entry(
+        "clockd_logins_total",
+        "counter",
+        "Logins that were decided.",
+        lambda now: now.tally.logins,
+        {"method": LOGIN_METHODS, "result": LOGIN_RESULTS},
+    ),
+    Entry(
+        "clockd_subscriptions",
+        "gauge",
+        "Running subscriptions, one for each avatar and feed.",
+        _each(lambda feed: feed.subscriptions),
+        {"feed": _FEED},
+    ),
+    Entry(
+        "clockd_push_requested_hertz",
+        "gauge",
+        "Pushes a second that the running subscriptions ask for together.",
+        _each(lambda feed: feed.requested),
+        {"feed": _FEED},
+    ),
+    Entry(
+        "clockd_push_achieved_hertz",
+        "gauge",
+        f"Pushes a second, mean of the last {RATE_SECONDS} seconds.",
+        lambda now: now.achieved,
+        {"feed": _FEED},
+    ),
+    Entry("clockd_pushes_total", "counter", "Pushes written.", _each(lambda feed: feed.pushes), {"feed": _FEED}),
+    Entry(
+        "clockd_push_bytes_total",
+        "counter",
+        "Bytes of the pushes written, before TLS.",
+        _each(lambda feed: feed.bytes),
+        {"feed": _FEED},
+    ),
+    Entry(
+        "clockd_pushes_skipped_total",
+        "counter",
+        "Pushes that were due and not written.",
+        _skipped,
+        {"feed": _FEED, "reason": SKIP_REASONS},
+    ),
+    Entry(
+        "clockd_feed_errors_total",
+        "counter",
+        "Samples that a source could not give, or not in time; each publish that was refused; each subscribe by an "
+        "account that may not read the feed, or to one that is not there.",
+        lambda now: {name: feed.errors for name, feed in now.feeds.items()} | {UNKNOWN: now.tally.feed(UNKNOWN).errors},
+        {"feed": _CALLED},
+    ),
+    Entry(
+        "clockd_feed_updates_total",
+        "counter",
+        "Samples that were published; not of time.",
+        _each_published(lambda feed: feed.updates),
+        {"feed": _PUBLISHED},
+    ),
+    Entry(
+        "clockd_feed_last_update_timestamp_seconds",
+        "gauge",
+        "When a sample was published last, Unix time; nothing before the first.",
+        _each_published(lambda feed: feed.updated),
+        {"feed": _PUBLISHED},
+    ),
+    Entry(
+        "clockd_period_changes_total",
+        "counter",
+        "Periods asked for, with setperiod or subscribe; a subscribe without one asks for the default.",
+        lambda now: now.tally.periods,
+        {"result": PERIOD_RESULTS},
+    ),
+    Entry(
+        "clockd_push_lateness_seconds",
+        "histogram",
+        "From the moment a push was due to the moment it was written.",
+        lambda now: now.tally.lateness,
+    ),
+    Entry(
+        "clockd_push_acknowledgement_seconds",
+        "histogram",
+        "From a push that asks for an answer to the answer.",
+        lambda now: now.tally.acknowledgement,
+    ),
+    Entry(
+        "clockd_reactor_lag_seconds",
+        "histogram",
+        "For how long the reactor was busy between two looks at what has happened: whatever happens meanwhile has to "
+        "wait as long.",
+        lambda now: now.tally.lag,
+    ),
+    Entry(
+        "clockd_store_up",
+        "gauge",
+        "1 while what is remembered is written to server.state, or that is empty; 0 while it is in memory only.",
+        lambda now: now.tally.store_up,
+    ),
+    Entry(
+        "clockd_store_errors_total",
+        "counter",
+        "Reads and writes of server.state that failed.",
+        lambda now: now.tally.store_errors,
+    ),
+    Entry(
+        "clockd_unhandled_errors_total",
+        "counter",
+        "Errors of clockd's own, each with a traceback in the log; each is a bug.",
+        lambda now: now.tally.unhandled_errors,
+    ),
+    Entry(
+        "clockd_clock_error_bound_seconds",
+        "gauge",
+        "The error of this host's wall clock is no larger, as its kernel says; +Inf while that is not known.",
+        lambda now: now.tally.clock_bound,
+    ),
+    Entry(
+        "clockd_clock_synchronized",
+        "gauge",
+        "1 while something keeps this host's wall clock right, 0 else, and while that is not known.",
+        lambda now: now.tally.clock_synchronized,
+    ),
+    Entry(
+        "clockd_clock_steps_total",
+        "counter",
+        "Steps of this host's wall clock by 0.1 ms or more, forward or back.",
+        lambda now: now.tally.clock_steps,
+    ),
+    Entry(
+        "clockd_subscriber_offset_seconds",
+        "histogram",
+        "How far clocks of clients are off this host's, forward or back; of those that tell with their answers.",
+        lambda now: now.tally.subscriber_offset,
+    ),
+    Entry(
+        "clockd_subscriber_error_bound_seconds",
+        "histogram",
+        "How far clients that tell their clock may be wrong about this host's, where they know that.",
+        lambda now: now.tally.subscriber_bound,
+    ),
+    Entry(
+        "clockd_tls_certificate_expiry_timestamp_seconds",
+        "gauge",
+        "When the first of the server's certificates expires, Unix time; nothing without TLS.",
+        lambda now: now.tally.tls_expiry,
+    ),
+    Entry(
+        "clockd_build_info",
+        "info",
+        "What this clockd is made of.",
+        _build,
+        {"version": {}, "twisted": {}, "python": {}},
+    ),
+)
+"""All metrics of our own."""
 
 
 class TallyCollector(Collector):
@@ -63,124 +368,11 @@ class TallyCollector(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """Yield every metric as it is now."""
-        yield from self._connections()
-        yield from self._feeds()
-        tally = self._tally
-        yield _counter(
-            "clockd_period_changes", "Periods asked for, with setperiod or subscribe.", "result", tally.periods
-        )
-        yield _histogram("clockd_push_lateness_seconds", "Seconds from due time to write.", tally.lateness)
-        yield _histogram(
-            "clockd_push_acknowledgement_seconds",
-            "Seconds from a push that asks for an answer to the answer.",
-            tally.acknowledgement,
-        )
-        yield _histogram(
-            "clockd_reactor_lag_seconds",
-            "Seconds for which the reactor was busy between two looks at what has happened.",
-            tally.lag,
-        )
-        yield GaugeMetricFamily(
-            "clockd_store_up", "1 while what is remembered is written, 0 while it is in memory only.", tally.store_up
-        )
-        yield CounterMetricFamily(
-            "clockd_store_errors", "Reads and writes of the store that failed.", tally.store_errors
-        )
-        yield CounterMetricFamily(
-            "clockd_unhandled_errors",
-            "Errors that reached the log with a traceback; each is a bug.",
-            tally.unhandled_errors,
-        )
-        yield from self._clocks()
-        expiry = GaugeMetricFamily(
-            "clockd_tls_certificate_expiry_timestamp_seconds",
-            "When the server's certificate, or one of those it sends along, expires; nothing without TLS.",
-        )
-        if tally.tls_expiry is not None:
-            expiry.add_metric([], tally.tls_expiry)
-        yield expiry
-        build = {"version": __version__, "twisted": twisted.__version__, "python": platform.python_version()}
-        yield InfoMetricFamily("clockd_build", "What this clockd is made of.", build)
-
-    def _clocks(self) -> Iterator[Metric]:
-        tally = self._tally
-        yield GaugeMetricFamily(
-            "clockd_clock_error_bound_seconds",
-            "The error of this host's wall clock is no larger; infinite while that is not known.",
-            tally.clock_bound,
-        )
-        yield GaugeMetricFamily(
-            "clockd_clock_synchronized",
-            "1 while something keeps this host's wall clock right, 0 else, or while that is not known.",
-            tally.clock_synchronized,
-        )
-        yield CounterMetricFamily("clockd_clock_steps", "Steps of this host's wall clock.", tally.clock_steps)
-        yield _histogram(
-            "clockd_subscriber_offset_seconds",
-            "How far the clocks of clients that tell theirs are off this host's, forward or back.",
-            tally.subscriber_offset,
-        )
-        yield _histogram(
-            "clockd_subscriber_error_bound_seconds",
-            "How far these clients may be wrong about this host's clock, where they know it.",
-            tally.subscriber_bound,
-        )
-
-    def _connections(self) -> Iterator[Metric]:
-        tally = self._tally
-        yield GaugeMetricFamily("clockd_ready", "1 while /readyz answers 200.", tally.ready)
-        yield GaugeMetricFamily("clockd_avatars", "Active avatars: logged in, timer running.", tally.avatars)
-        states = {"pending": tally.pending, "authenticated": tally.authenticated}
-        yield _gauge("clockd_connections", "Open connections.", "state", states)
-        yield GaugeMetricFamily(
-            "clockd_connections_limit", "As many connections may be logged in at a time.", tally.connections_limit
-        )
-        yield CounterMetricFamily("clockd_connections_opened", "Connections accepted.", tally.opened)
-        yield _counter("clockd_connections_closed", "Connections ended.", "reason", tally.closed)
-        yield GaugeMetricFamily(
-            "clockd_send_buffer_bytes", "Bytes that wait to be sent, over all connections.", tally.unsent
-        )
-        logins = CounterMetricFamily("clockd_logins", "Logins that were decided.", labels=("method", "result"))
-        for labels, count in tally.logins.items():
-            logins.add_metric(labels, count)
-        yield logins
-
-    def _feeds(self) -> Iterator[Metric]:
         feeds = _shown(self._tally.feeds)
-
-        def each(kind: Callable[..., Metric], name: str, text: str, value: Callable[[FeedTally], float]) -> Metric:
-            return kind(name, text, "feed", {name: value(feed) for name, feed in feeds.items()})
-
-        yield each(_gauge, "clockd_subscriptions", "Running subscriptions.", lambda feed: feed.subscriptions)
-        yield each(
-            _gauge,
-            "clockd_push_requested_hertz",
-            "Pushes a second that the running subscriptions ask for.",
-            lambda feed: feed.requested,
-        )
-        yield _gauge(
-            "clockd_push_achieved_hertz",
-            f"Pushes a second over the last {RATE_SECONDS} seconds.",
-            "feed",
-            {name: self._achieved(name, feed.pushes) for name, feed in feeds.items()},
-        )
-        yield each(_counter, "clockd_pushes", "Pushes written.", lambda feed: feed.pushes)
-        yield each(_counter, "clockd_push_bytes", "Bytes of pushes, before TLS.", lambda feed: feed.bytes)
-        skipped = CounterMetricFamily("clockd_pushes_skipped", "Ticks that pushed nothing.", labels=("feed", "reason"))
-        for name, feed in feeds.items():
-            for reason, count in feed.skipped.items():
-                skipped.add_metric((name, reason), count)
-        yield skipped
-        errors = {name: feed.errors for name, feed in feeds.items()} | {UNKNOWN: self._tally.feed(UNKNOWN).errors}
-        yield _counter("clockd_feed_errors", "Samples that could not be had, and calls refused.", "feed", errors)
-        feeds = {name: feed for name, feed in feeds.items() if name != "time"}  # nobody publishes the time
-        yield each(_counter, "clockd_feed_updates", "Samples that were published.", lambda feed: feed.updates)
-        yield _gauge(
-            "clockd_feed_last_update_timestamp_seconds",
-            "When a sample was published last, Unix seconds; nothing before the first.",
-            "feed",
-            {name: feed.updated for name, feed in feeds.items() if feed.updated is not None},
-        )
+        achieved = {name: self._achieved(name, feed.pushes) for name, feed in feeds.items()}
+        moment = Moment(self._tally, feeds, achieved)
+        for entry in METRICS:
+            yield entry.family(moment)
 
     def _achieved(self, name: str, pushes: int) -> float:
         then, before = self._history[0]
@@ -197,29 +389,6 @@ def _shown(feeds: dict[str, FeedTally]) -> dict[str, FeedTally]:
     return {name: feeds[name] for name in names[:LABELLED_FEEDS]} | {
         OTHER: FeedTally.sum(feeds[name] for name in names[LABELLED_FEEDS:])
     }
-
-
-def _labelled(
-    kind: type[GaugeMetricFamily] | type[CounterMetricFamily],
-    name: str,
-    text: str,
-    label: str,
-    values: dict[str, int] | dict[str, float],
-) -> Metric:
-    family = kind(name, text, labels=(label,))
-    for value, number in values.items():
-        family.add_metric((value,), number)
-    return family
-
-
-_gauge = partial(_labelled, GaugeMetricFamily)
-_counter = partial(_labelled, CounterMetricFamily)
-
-
-def _histogram(name: str, text: str, histogram: Histogram) -> Metric:
-    bounds = [*(str(bound) for bound in histogram.bounds), "+Inf"]
-    buckets = list(zip(bounds, accumulate(histogram.counts), strict=True))
-    return HistogramMetricFamily(name, text, buckets=buckets, sum_value=histogram.total)
 
 
 class _Families(NamedTuple):

@@ -35,17 +35,17 @@ from clockd.interfaces import IAccountStore
 from clockd.lag import LagWatch
 from clockd.logs import count_errors
 from clockd.metrics import MetricsPage, TallyCollector
+from clockd.pace import LOOKS, Pace
 from clockd.passwords import PasswordPool, new_hasher
-from clockd.pulse import mean_since
 from clockd.realm import ClockRealm, Roster
 from clockd.reload import Reload
 from clockd.schedule import Schedule
-from clockd.site import HealthPage, NewestStay, PageSite
+from clockd.site import AlivePage, NewestStay, PageSite, ReadinessPage
 from clockd.sources import make_feeds
 from clockd.store import MemoryStore, SQLiteStore, Unusable, examine
 from clockd.transport import TLSFactory, prepare
 from clockd.users import UsersFile
-from clockd.values import Tally
+from clockd.values import Readiness, Tally
 
 T = TypeVar("T")
 
@@ -62,7 +62,7 @@ RESERVED_DESCRIPTORS = 64
 """Kept for all that is no connection of a subscriber."""
 
 LATE_SECONDS = 0.25
-"""Mean lateness of the pushes of one second from which on the service is not ready."""
+"""The service is not ready while its mean lateness in the last ten seconds is above this."""
 
 _ADVICE = {
     EADDRINUSE: "is another server there? choose another address",
@@ -137,6 +137,7 @@ class ClockService(MultiService):
         reload: Reads again what may change.
         tally: What has happened so far.
         clock: Monotonic time and delayed calls.
+        pace: Tells how late pushes are.
         drain: As long may clients take to leave when it stops, in seconds.
 
     Attributes:
@@ -154,6 +155,7 @@ class ClockService(MultiService):
         reload: Reload,
         tally: Tally,
         clock: IReactorTime,
+        pace: Pace,
         drain: float,
     ) -> None:
         super().__init__()
@@ -162,6 +164,7 @@ class ClockService(MultiService):
         self._reload = reload
         self.tally = tally
         self._clock = clock
+        self._pace = pace
         self._drain = drain
         self._stopped: Deferred[None] | None = None
         self._emptied: Deferred[None] = succeed(None)  # fires when all have left
@@ -169,7 +172,6 @@ class ClockService(MultiService):
         self.ready: Deferred[list[IListeningPort]] = Deferred()
         self._state = "starting"
         self._lateness = 0.0
-        self._observed = (0, 0.0)
         self._observer = count_errors(self._count_error)
 
     def note_expiry(self) -> None:
@@ -232,8 +234,22 @@ class ClockService(MultiService):
         if self._state != "serving":
             return self._state
         if self._lateness > LATE_SECONDS:
-            return f"pushing late: {self._lateness:.3f} s on average in the last second"
+            return f"pushing late: by {self._lateness:.3f} s on average in the last {LOOKS} seconds"
         return None
+
+    def readiness(self) -> Readiness:
+        """Return whether the service is ready, and why not."""
+        trouble = self.trouble()
+        reason = None if trouble is None else "late" if self._state == "serving" else self._state
+        return Readiness(
+            reason is None,
+            reason,
+            trouble or "ready",
+            self.remark(),
+            round(self._lateness, 6),
+            LATE_SECONDS,
+            __version__,
+        )
 
     def reload(self) -> None:
         """Read the configuration, users and certificates again; what is broken leaves the old in force."""
@@ -266,7 +282,7 @@ class ClockService(MultiService):
         if len(self._factory.ended) >= LINGERING:
             self._factory.ended.clear()
             gc.collect()
-        self._lateness, self._observed = mean_since(self._observed, self.tally.lateness)
+        self._lateness = self._pace.look()
         self.tally.store_up = self._store.trouble is None
         self.tally.ready = self.trouble() is None
         self.tally.connections_limit = self._factory.lobby.most
@@ -450,8 +466,10 @@ def make_realm_service(
     schedule.prelude = host.look
     store = store or MemoryStore()
     reload = Reload(config, read_config or (lambda: config), taken, factory, users, store, tls, tally, now)
-    service = ClockService(factory, store, reload, tally, clock, config.server.drain)
+    pace = Pace(schedule)
+    service = ClockService(factory, store, reload, tally, clock, pace, config.server.drain)
     passwords.setServiceParent(service)
+    pace.setServiceParent(service)
     collector = TallyCollector(tally, clock)
 
     def listen(key: str, description: str, protocols: IProtocolFactory) -> None:
@@ -465,8 +483,8 @@ def make_realm_service(
             listen("tls.listen", description, TLSFactory(tls, factory, clock, factory.took))
     pages = {
         "metrics": MetricsPage(collector, partial(_in_thread, reactor), schedule.catch_up),
-        "healthz": HealthPage(lambda: None, lambda: None),
-        "readyz": HealthPage(service.trouble, service.remark),
+        "healthz": AlivePage(),
+        "readyz": ReadinessPage(service.readiness),
     }
     listen("metrics.listen", config.metrics.listen, NewestStay(PageSite(pages, clock, schedule.catch_up)))
     for timer in (

@@ -4,7 +4,9 @@ Rules of this module: it knows nothing of what its pages say; whoever is slow, g
 """
 
 from collections.abc import Callable, Mapping
+from http import HTTPStatus
 
+import msgspec
 from twisted.internet.interfaces import IReactorTime
 from twisted.protocols.policies import ProtocolWrapper, WrappingFactory
 from twisted.web.http import HTTPChannel
@@ -13,6 +15,7 @@ from twisted.web.resource import Resource
 from twisted.web.server import Request, Site
 
 from clockd.logs import TwistedLogger
+from clockd.values import Readiness
 
 HTTP_CONNECTIONS = 32
 """As many connections the HTTP side has at most."""
@@ -24,28 +27,37 @@ TOO_LARGE = b"HTTP/1.1 413 Content Too Large\r\nConnection: close\r\nContent-Len
 """The answer to more bytes than that, and to a request with a body."""
 
 
-class HealthPage(Resource):
-    """Whether all is well.
+class AlivePage(Resource):
+    """Whether a process lives: who asks gets an answer."""
+
+    isLeaf = True
+
+    def render_GET(self, request: Request) -> bytes:
+        """Answer `ok`."""
+        request.setHeader("content-type", "text/plain; charset=utf-8")
+        return b"ok\n"
+
+
+class ReadinessPage(Resource):
+    """Whether a server is ready: 200 if it is, 503 if not, and why, as JSON.
 
     Args:
-        trouble: Tells what keeps the service from being ready; None if nothing does.
-        remark: Tells what is to be looked after though it is ready; None if nothing is.
+        look: Tells.
     """
 
     isLeaf = True
 
-    def __init__(self, trouble: Callable[[], str | None], remark: Callable[[], str | None]) -> None:
+    def __init__(self, look: Callable[[], Readiness]) -> None:
         super().__init__()
-        self._trouble = trouble
-        self._remark = remark
+        self._look = look
 
     def render_GET(self, request: Request) -> bytes:
-        """Answer 200 `ok`, or 503 and what is wrong; in a second line what is to be looked after, if anything is."""
-        request.setHeader("content-type", "text/plain; charset=utf-8")
-        trouble = self._trouble()
-        if trouble is not None:
-            request.setResponseCode(503)
-        return "".join(f"{line}\n" for line in (trouble or "ok", self._remark()) if line).encode()
+        """Answer with an object that has the attributes of `Readiness`, in one line."""
+        request.setHeader("content-type", "application/json")
+        readiness = self._look()
+        if not readiness.ready:
+            request.setResponseCode(HTTPStatus.SERVICE_UNAVAILABLE)
+        return msgspec.json.encode(readiness) + b"\n"
 
 
 class _Channel(HTTPChannel):

@@ -244,21 +244,75 @@ _UP_TO_A_SECOND = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0
 ACKNOWLEDGEMENT_BOUNDS = (*_UP_TO_A_SECOND, 5.0)
 CLOCK_BOUNDS = (*_UP_TO_A_SECOND, 10.0, 60.0, 3600.0)
 
-SKIP_REASONS = ("unacknowledged", "buffer", "unchanged", "stall")
-CLOSE_REASONS = (
-    "client",
-    "lost",
-    "stale",
-    "login_timeout",
-    "kicked",
-    "replaced",
-    "drain",
-    "protocol",
-    "limit",
-)
-LOGIN_METHODS = ("secret", "password", "anonymous", "certificate", "unknown")
-LOGIN_RESULTS = ("ok", "denied", "limit", "throttled", "timeout", "error")
-PERIOD_RESULTS = ("granted", "clamped", "refused")
+SKIP_REASONS = {
+    "unacknowledged": "an answer is overdue: `limits.ack_seconds`",
+    "buffer": "more than `limits.buffer_bytes` wait to be sent to the client",
+    "unchanged": "there is no value yet, or it is the one that was pushed last, or within the client's deadband of it",
+    "stall": "the server was held up past the moment of the next push",
+}
+"""Why a push that was due was not written, and what that means; as all of these, closed sets that are labels, too."""
+
+CONNECTION_STATES = {"pending": "not logged in", "authenticated": "logged in"}
+
+CLOSE_REASONS = {
+    "client": "the client closed it, or dropped its avatar",
+    "lost": "it broke: the client died, or the network did; over TLS also a client that just ended",
+    "stale": "it owed an answer, and was silent for `limits.stale_seconds`",
+    "login_timeout": "it had not logged in after `limits.login_seconds`",
+    "kicked": "its account was removed from the users file, or `clockd kick` closed it",
+    "replaced": "the oldest connection of its account, closed for a new one",
+    "drain": "the server stopped",
+    "protocol": "bytes that are not PB; an answer to no question; three pushes in a row raised, but for samples that "
+    "other programs of its account have subscribed to",
+    "limit": "three failed logins; a place that a newcomer took before it had logged in; or unsent bytes: more than "
+    "4096 before login, than twice `limits.buffer_bytes` after it",
+}
+
+LOGIN_METHODS = {
+    "secret": "the name of an account that has a secret",
+    "password": "an account with a password",
+    "anonymous": "without proof",
+    "certificate": "by a client's certificate",
+    "unknown": "a name that is not in the users file; never with `ok`",
+}
+
+LOGIN_RESULTS = {
+    "ok": "logged in",
+    "denied": "the name and the secret do not fit; the certificate proves no account",
+    "limit": "the account, the address or the server had all the connections that it may have, or the server stopped",
+    "throttled": "too many logins with that name or from that address have failed, or too many passwords wait to be "
+    "checked",
+    "timeout": "not decided within `limits.login_seconds`",
+    "error": "the server failed, and its log says why",
+}
+
+PERIOD_RESULTS = {
+    "granted": "the period that was asked for",
+    "clamped": "`limits.min_period` or `limits.max_period` instead",
+    "refused": "no period, or with `setperiod` a feed that is not subscribed; the old one stays",
+}
+
+
+class Readiness(Struct, frozen=True):
+    """Whether a server does what it is there for.
+
+    Attributes:
+        ready: Whether it takes clients, and pushes in time.
+        reason: Why not: `starting`, `draining`, `stopping` or `late`; None if it is ready.
+        text: The same in words.
+        remark: What the operator should look after though it is ready; None if nothing.
+        lateness_seconds: How late it has been with pushes lately.
+        limit_seconds: Later than that, and it is not ready.
+        version: Of clockd.
+    """
+
+    ready: bool
+    reason: str | None
+    text: str
+    remark: str | None
+    lateness_seconds: float
+    limit_seconds: float
+    version: str
 
 
 class FeedTally:

@@ -1,6 +1,7 @@
 """What Prometheus scrapes, read back with Prometheus's own parsers."""
 
 import math
+import re
 
 from doubles import Rig, Sink
 from prometheus_client.openmetrics import parser as openmetrics
@@ -16,7 +17,7 @@ from twisted.web.test.requesthelper import DummyRequest
 
 from clockd import __version__
 from clockd.feeds import UNKNOWN
-from clockd.metrics import MetricsPage, TallyCollector
+from clockd.metrics import METRICS, MetricsPage, TallyCollector
 from clockd.values import CLOSE_REASONS, LOGIN_METHODS, LOGIN_RESULTS, PERIOD_RESULTS, SKIP_REASONS, Limits, Tally
 
 
@@ -258,6 +259,42 @@ class ScrapeTests(MetricsCase):
             _, avatar, _ = rig.realm.requestAvatar(account, Sink(), pb.IPerspective)
             avatar.begin()
         self.assertEqual(sum(len(family.samples) for family in collector.collect()), before)
+
+    def test_units_are_told_where_there_are_some(self):
+        page = b"".join(self.get(accept="application/openmetrics-text").written).decode()
+        told = dict(re.findall(r"^# UNIT (clockd_\w+) (\w+)$", page, re.MULTILINE))
+        self.assertEqual(told["clockd_push_lateness_seconds"], "seconds")
+        self.assertEqual(told["clockd_push_bytes"], "bytes")
+        self.assertEqual(told["clockd_push_requested_hertz"], "hertz")
+        self.assertEqual({name.rpartition("_")[2] for name in told}, {"seconds", "bytes", "hertz"})
+        self.assertNotIn("clockd_avatars", told)
+
+    def test_all_that_is_told_is_said_with_a_help_text(self):
+        page = b"".join(self.get().written).decode()
+        self.assertEqual(
+            set(re.findall(r"^# HELP (clockd_\w+) \S+ ", page, re.MULTILINE)), {entry.name for entry in METRICS}
+        )
+
+    def test_there_are_never_more_than_2000_series(self):
+        def series():
+            self.collector.remember()
+            for _ in range(2):
+                self.clock.advance(1)
+            samples = self.scrape(), self.scrape("application/openmetrics-text")
+            return max(map(len, samples))
+
+        quiet = series()
+        self.assertLess(quiet, 300)
+        for number in range(300):
+            feed = self.tally.feed(f"feed-{number}")
+            feed.updated, feed.errors = 1.0, 1
+            feed.skipped = dict.fromkeys(feed.skipped, 1)
+        self.tally.feed(UNKNOWN).errors = 1
+        self.tally.tls_expiry = 1.0
+        for histogram in (self.tally.lateness, self.tally.acknowledgement, self.tally.lag):
+            for bound in histogram.bounds:
+                histogram.observe(bound * 2)
+        self.assertLess(series(), 2000)
 
 
 class FeedMetricsTests(MetricsCase):

@@ -22,6 +22,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
+from clockd import __version__
 from clockd.config import Auth, Config, Metrics, Server, Tls
 from clockd.errors import CannotListen, Misconfigured, UsersFileError
 from clockd.hostclock import UNKNOWN, HostClock
@@ -31,7 +32,7 @@ from clockd.schedule import Schedule
 from clockd.service import LATE_SECONDS, Listener, make_realm_service, make_service
 from clockd.store import MemoryStore
 from clockd.users import add_account
-from clockd.values import Limits, Sample, Tally
+from clockd.values import Limits, Readiness, Sample, Tally
 
 
 @implementer(IListeningPort)
@@ -581,28 +582,41 @@ class ListenerTests(SynchronousTestCase):
 
 
 class TroubleTests(ServiceCase):
-    def late(self, *seconds):
+    def hold_up(self, seconds):
+        """Return the service after its loop was held up for so long."""
         service = self.start()
-        for late in seconds:
-            service.tally.lateness.observe(late)
-        self.reactor.advance(1)
+        self.reactor.advance(seconds)
         return service
 
     def test_pushes_that_are_late_on_average_are_trouble(self):
-        self.assertEqual(
-            self.late(0.0, 2 * LATE_SECONDS + 0.002).trouble(), "pushing late: 0.251 s on average in the last second"
-        )
-
-    def test_pushes_that_are_just_in_time_are_none(self):
-        self.assertIsNone(self.late(LATE_SECONDS, LATE_SECONDS).trouble())
-
-    def test_trouble_is_over_when_pushes_are_in_time_again(self):
-        service = self.late(10)
+        service = self.hold_up(6)
+        self.assertRegex(service.trouble(), r"^pushing late: by 1\.[78]\d\d s on average in the last 10 seconds$")
         self.assertIs(service.tally.ready, False)
-        service.tally.lateness.observe(0)
-        self.reactor.advance(1)
+        readiness = service.readiness()
+        self.assertEqual((readiness.ready, readiness.reason, readiness.text), (False, "late", service.trouble()))
+        self.assertEqual(readiness.limit_seconds, LATE_SECONDS)
+        self.assertApproximates(readiness.lateness_seconds, 1.8, 0.1)
+
+    def test_a_short_hold_up_is_none(self):
+        service = self.hold_up(1)
         self.assertIsNone(service.trouble())
         self.assertIs(service.tally.ready, True)
+        self.assertEqual(service.readiness(), Readiness(True, None, "ready", None, 0.045, LATE_SECONDS, __version__))
+
+    def test_trouble_is_over_when_pushes_are_in_time_again(self):
+        service = self.hold_up(6)
+        for _ in range(1000):
+            self.reactor.advance(0.02)
+        self.assertIsNone(service.trouble())
+        self.assertIs(service.tally.ready, True)
+
+    def test_who_starts_or_stops_is_not_ready(self):
+        service = self.make()
+        self.assertEqual((service.readiness().reason, service.readiness().text), ("starting", "starting"))
+        service.startService()
+        self.assertIsNone(service.readiness().reason)
+        service.stopService()
+        self.assertEqual(service.readiness().reason, "stopping")
 
     def test_an_error_in_the_log_after_the_stop_is_not_counted(self):
         service = self.start()

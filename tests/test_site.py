@@ -1,5 +1,7 @@
 """What comes over HTTP: what is answered, how much is read, and how many are let in."""
 
+import json
+
 from twisted.internet.error import ConnectionAborted, ConnectionDone
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.task import Clock
@@ -11,7 +13,11 @@ from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET
 from twisted.web.test.requesthelper import DummyRequest
 
-from clockd.site import HTTP_CONNECTIONS, REQUEST_BYTES, HealthPage, NewestStay, PageSite
+from clockd.site import HTTP_CONNECTIONS, REQUEST_BYTES, AlivePage, NewestStay, PageSite, ReadinessPage
+from clockd.values import Readiness
+
+READY = Readiness(True, None, "ready", None, 0.001, 0.25, "1.0")
+NOT_READY = Readiness(False, "late", "pushing late: 0.300 s", "store: full", 0.3, 0.25, "1.0")
 
 
 class Waiting(Resource):
@@ -23,11 +29,11 @@ class Waiting(Resource):
 
 class SiteCase(SynchronousTestCase):
     def setUp(self):
-        self.trouble = self.remark = None
+        self.readiness = READY
         self.yielded = 0
         pages = {
-            "healthz": HealthPage(lambda: None, lambda: None),
-            "readyz": HealthPage(lambda: self.trouble, lambda: self.remark),
+            "healthz": AlivePage(),
+            "readyz": ReadinessPage(lambda: self.readiness),
             "waiting": Waiting(),
         }
         self.site = PageSite(pages, Clock(), self.give_way)
@@ -43,27 +49,26 @@ class SiteCase(SynchronousTestCase):
 
 class HealthTests(SiteCase):
     def test_a_process_that_answers_is_alive_whatever_the_trouble(self):
-        for self.trouble in (None, "starting"):
+        for self.readiness in (READY, NOT_READY):
             request = self.get(b"healthz")
             self.assertEqual((request.responseCode, request.written), (None, [b"ok\n"]))
 
-    def test_a_service_without_trouble_is_ready(self):
+    def test_a_service_that_is_ready_says_so(self):
         request = self.get(b"readyz")
-        self.assertEqual((request.responseCode, request.written), (None, [b"ok\n"]))
+        (body,) = request.written
+        self.assertEqual((request.responseCode, body[-1:]), (None, b"\n"))
+        self.assertEqual(request.responseHeaders.getRawHeaders("content-type"), ["application/json"])
+        told = {"ready": True, "reason": None, "text": "ready", "remark": None}
+        told |= {"lateness_seconds": 0.001, "limit_seconds": 0.25, "version": "1.0"}
+        self.assertEqual(json.loads(body), told)
 
-    def test_a_service_with_trouble_is_not_and_says_why(self):
-        self.trouble = "pushing late: 0.300 s"
+    def test_one_that_is_not_says_why(self):
+        self.readiness = NOT_READY
         request = self.get(b"readyz")
-        self.assertEqual((request.responseCode, request.written), (503, [b"pushing late: 0.300 s\n"]))
-
-    def test_what_is_to_be_looked_after_is_said_behind_it_and_changes_nothing(self):
-        self.remark = "store: clockd.sqlite: the disk is full; make room on it"
-        request = self.get(b"readyz")
-        self.assertEqual((request.responseCode, request.written), (None, [f"ok\n{self.remark}\n".encode()]))
-        self.trouble = "draining"
-        request = self.get(b"readyz")
-        self.assertEqual((request.responseCode, request.written), (503, [f"draining\n{self.remark}\n".encode()]))
-        self.assertEqual(self.get(b"healthz").written, [b"ok\n"])
+        self.assertEqual(request.responseCode, 503)
+        told = {"ready": False, "reason": "late", "text": "pushing late: 0.300 s", "remark": "store: full"}
+        told |= {"lateness_seconds": 0.3, "limit_seconds": 0.25, "version": "1.0"}
+        self.assertEqual(json.loads(request.written[0]), told)
 
     def test_nothing_else_is_there(self):
         for path in (b"", b"metric", b"readyz.html"):
@@ -97,7 +102,7 @@ class ConnectionTests(SiteCase):
 
     def test_head_gets_the_headers_that_get_gets_and_no_body(self):
         for path in (b"healthz", b"readyz"):
-            for self.trouble in (None, "stopping"):
+            for self.readiness in (READY, NOT_READY):
                 expected, body = self.send(b"GET /%s HTTP/1.1\r\nHost: a\r\n\r\n" % path)
                 status = self.status
                 self.assertEqual(expected["Content-Length"], str(len(body)))

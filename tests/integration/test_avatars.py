@@ -253,16 +253,16 @@ def test_clients_of_the_library_are_handed_over_to_a_new_server(tmp_path):
 def test_a_store_in_trouble_stops_nothing_and_the_operator_is_told(tmp_path):
     folder = tmp_path / "state"
     server = Server(tmp_path, "--state", str(folder / "clockd.sqlite"))
-    first, second = server.get("/readyz").splitlines()
-    assert (first, second.partition(":")[0]) == ("ok", "store")
-    assert "clockd.sqlite" in second
-    assert "directory" in second
+    readiness = json.loads(server.get("/readyz"))
+    assert (readiness["ready"], readiness["remark"].partition(":")[0]) == (True, "store")
+    assert "clockd.sqlite" in readiness["remark"]
+    assert "directory" in readiness["remark"]
     clients = server.subscribers(6, [0.1])
     eventually(lambda: server.scrape()["clockd_store_up"] == 0)
     assert server.scrape()["clockd_store_errors_total"] >= 1
     folder.mkdir()
     eventually(lambda: server.scrape()["clockd_store_up"] == 1)
-    assert server.get("/readyz") == "ok\n"
+    assert json.loads(server.get("/readyz"))["remark"] is None
     garbage = tmp_path / "garbage"
     garbage.write_bytes(b"SQLite format 3\0" + b"garbage" * 1000)
     garbage.rename(folder / "clockd.sqlite")
