@@ -3,7 +3,7 @@
 Rules of this module: at most one exchange is under way, and none outlives its connection.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, cast, get_args
 
 from twisted.internet.defer import Deferred
@@ -15,8 +15,17 @@ from clockd.link import Link
 from clockd.timekeeper import EXCHANGE_SECONDS, Timekeeper
 from clockd.values import ServerStatus
 
-FIRST_PAUSES = (0.0, 0.05, 0.05, 0.1)
-"""Seconds before each of the first exchanges; of so many, one is likely to meet no delay."""
+FIRST_SECONDS = 0.05
+"""Seconds from one of the first exchanges to the next."""
+
+ENOUGH = 4
+"""Once so many in a row have told next to nothing new, one of the first exchanges has met no delay, as is likely."""
+
+MOST = 8
+"""So many first exchanges there are at most, each of which costs the server 40 µs; a network may be slow for longer."""
+
+NEWS = 0.9
+"""What is new makes the bound at least so many times smaller."""
 
 SPREAD = 0.1
 """By how much of it, more or less, chance changes the time between two exchanges, so that clients do not flock."""
@@ -57,10 +66,9 @@ class Exchanges:
 
     async def run(self) -> None:
         """Exchange now and then, until the server proves to have no exchange."""
-        pauses = iter(FIRST_PAUSES)
         try:
-            while True:
-                await self._rested(self._pause(next(pauses, None)))
+            for pause in self._pauses():
+                await self._rested(self._pause(pause))
                 await self._exchange()
         except Refused as error:
             _log.debug("no exchange with {endpoint}: {error}", endpoint=self._link.endpoint, error=str(error))
@@ -69,15 +77,28 @@ class Exchanges:
         """Have the next exchange as early as the timekeeper wants it."""
         rest = self._rest
         if self._timekeeper.wanted and rest is not None and rest.active():
-            seconds = self._pause(None)
+            seconds = self._pause(EXCHANGE_SECONDS)
             if self._reactor.seconds() + seconds < rest.getTime():
                 rest.reset(seconds)
 
-    def _pause(self, usual: float | None) -> float:
+    def _pauses(self) -> Iterator[float]:
+        """Yield how many seconds to rest before each exchange, once the one before it is over."""
+        yield 0.0
+        bound, in_vain = self._timekeeper.now().bound, 0
+        for _ in range(MOST - 1):
+            yield FIRST_SECONDS
+            before, bound = bound, self._timekeeper.now().bound
+            in_vain = 0 if bound < NEWS * before else in_vain + 1
+            if in_vain == ENOUGH:
+                break
+        while True:
+            yield EXCHANGE_SECONDS * self._chance(1 - SPREAD, 1 + SPREAD)
+
+    def _pause(self, usual: float) -> float:
         """Return how many seconds to rest."""
         if self._timekeeper.wanted:
             return 0.0 if self._timekeeper.hurry else self._chance(0.0, HERD_SECONDS)
-        return EXCHANGE_SECONDS * self._chance(1 - SPREAD, 1 + SPREAD) if usual is None else usual
+        return usual
 
     async def _rested(self, seconds: float) -> None:
         rested: Deferred[None] = Deferred(lambda _: self._rest.cancel())

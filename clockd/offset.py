@@ -7,6 +7,9 @@ offset lies between the narrowest. This is never wider than what RFC 5905 makes 
 10, clock filter), which is half that delay on either side. While no message comes the limits move apart, as fast as the
 two clocks may drift.
 
+Any offset between the limits may be the true one. As a rule two clocks drift less than they may: the likely offset is
+in the middle between the limits that follow from that.
+
 Limits that contradict each other prove that the server's clock was set, that it is another server's, or that the clocks
 drift faster than was assumed. Then only the newest message counts.
 
@@ -22,7 +25,10 @@ from msgspec import Struct
 from clockd.errors import InvalidValue
 
 DRIFT = 50e-6
-"""How much two clocks may drift apart, in seconds a second; RFC 5905 assumes 15e-6 of one (section 7.2, PHI)."""
+"""How much two clocks may drift apart, in seconds a second."""
+
+LIKELY_DRIFT = 15e-6
+"""How much they drift apart at most as a rule, in seconds a second; RFC 5905 assumes so much (section 7.2, PHI)."""
 
 WINDOW = 64.0
 """What a message said holds for as many seconds at least, and twice as many at most, once later ones have said more.
@@ -38,11 +44,11 @@ LARGEST_STAMP = 2.0**40
 """No stamp is as large, in seconds: the year 36,800."""
 
 ROUNDING = 6
-"""Steps of a double by which each bound is wider, 1.4 µs for Unix seconds of this century.
+"""Steps of a double by which each limit is wider, 1.4 µs for Unix seconds of this century.
 
 Each calculation rounds by half a step: the clock's reading, the difference of two, what the clocks may have drifted up
-to the message and since, the middle; then, where a time is made of it, the sums for both ends and for the middle, and
-the reading of another clock. These are nine; the local clock's readings, of smaller numbers, round by less.
+to the message and since, this widening; then, where a time is made of it, the sum, what the server's own clock may be
+wrong, and the reading of another clock. These are eight; the local clock's readings, of smaller numbers, round by less.
 """
 
 
@@ -73,18 +79,25 @@ class Exchange(Struct, frozen=True, gc=False):
 
 
 class Estimate(Struct, frozen=True, gc=False):
-    """What is known of an offset at one moment.
+    """What is known of an offset at one moment: of the server's clock less the local one, in seconds.
 
     Attributes:
-        offset: The server's clock less the local one, in seconds; 0 if nothing is known.
-        bound: The true offset differs by no more, in seconds; inf if nothing is known.
+        offset: The likely one; 0 if nothing is known.
+        lowest: The true one is no less; -inf if nothing is known.
+        highest: The true one is no more; inf if nothing is known.
     """
 
     offset: float
-    bound: float
+    lowest: float
+    highest: float
+
+    @property
+    def bound(self) -> float:
+        """The true offset differs from the likely one by no more, in seconds; inf if nothing is known."""
+        return max(self.offset - self.lowest, self.highest - self.offset)
 
 
-NOTHING = Estimate(0.0, math.inf)
+NOTHING = Estimate(0.0, -math.inf, math.inf)
 
 
 class Pushed(Enum):
@@ -112,10 +125,10 @@ class OffsetEstimator:
 
     def forget(self) -> None:
         """Know nothing any more."""
-        # each limit stands as it would be at local time 0, so that one is narrower than another at all times or never
-        self._lower = self._older_lower = self._expected_lower = -math.inf
-        self._upper = self._older_upper = math.inf
-        self._begun = -math.inf  # when those that are not the older ones begin
+        self._possible = _Limits(self._drift)
+        self._likely = _Limits(min(self._drift, LIKELY_DRIFT))
+        self._expected = -math.inf  # the lower limit that late pushes are held against, as it would be at local time 0
+        self._begun = -math.inf  # when the window began
         self._newest = 0.0  # when the newest message arrived
         self._rounding = 0.0
 
@@ -125,9 +138,9 @@ class OffsetEstimator:
         Raises:
             InvalidValue: As for `exchanged`.
         """
-        limits = self._limits(exchange)
+        self._check(exchange)
         self.forget()
-        self._take(*limits, exchange.arrived)
+        self._take(exchange)
 
     def exchanged(self, exchange: Exchange) -> bool:
         """Take an exchange into account.
@@ -139,17 +152,18 @@ class OffsetEstimator:
             InvalidValue: The stamps are no times, or cannot be true of two clocks that drift as is assumed. What was
                 known stays.
         """
-        limits = self._limits(exchange)
+        self._check(exchange)
         if exchange.arrived - self._begun > WINDOW:
-            self._older_lower, self._older_upper = self._lower, self._upper
-            self._lower, self._upper, self._begun = -math.inf, math.inf, exchange.arrived
-        self._take(*limits, exchange.arrived)
-        lowest, highest = self._range(exchange.arrived)
-        expected, self._expected_lower = self._expected_lower - self._drift * exchange.arrived, -math.inf
+            self._possible.begin_window()
+            self._likely.begin_window()
+            self._begun = exchange.arrived
+        self._take(exchange)
+        lowest, highest = self._possible.at(exchange.arrived)
+        expected, self._expected = self._expected - self._drift * exchange.arrived, -math.inf
         if max(lowest, expected) - highest <= self._rounding:
             return True
         self.forget()
-        self._take(*limits, exchange.arrived)
+        self._take(exchange)
         return False
 
     def pushed(self, stamp: float, arrived: float) -> Pushed:
@@ -164,16 +178,16 @@ class OffsetEstimator:
         """
         _check(stamp)
         offset = stamp - arrived
-        lowest, highest = self._range(arrived)
-        late = offset < max(lowest, self._expected_lower - self._drift * arrived) - LATE_SECONDS
+        lowest, highest = self._possible.at(arrived)
+        late = offset < max(lowest, self._expected - self._drift * arrived) - LATE_SECONDS
         if stepped := offset > highest + self._rounding:
             self.forget()
         elif offset < lowest - LATE_SECONDS:
             # the clock has shown the stamp before it arrived, whether it was set back or not, so this limit is true
-            self._expected_lower = max(self._expected_lower, self._lower, self._older_lower)
-            self._lower = self._older_lower = -math.inf
-        self._lower = max(self._lower, offset + self._drift * arrived)
-        self._newest = max(self._newest, arrived)
+            self._expected = max(self._expected, self._possible.drop_lower())
+        self._possible.no_less(offset, arrived)
+        self._likely.no_less(offset, arrived)
+        self._newest = arrived
         self._rounding = max(self._rounding, _rounding(stamp, arrived))
         return Pushed.STEPPED if stepped else Pushed.SUSPECT if late else Pushed.FINE
 
@@ -183,38 +197,76 @@ class OffsetEstimator:
         Args:
             at: The moment that is asked about, local.
         """
-        lowest, highest = self._range(at)
-        bound = (highest - lowest) / 2 + self._rounding
-        return Estimate((lowest + highest) / 2, bound) if bound < math.inf else NOTHING
-
-    def _range(self, at: float) -> tuple[float, float]:
-        """Return the least and the largest offset that is possible at a moment."""
         at = self._newest + abs(at - self._newest)  # so long before is as uncertain as so long after
-        drifted = self._drift * at
-        return max(self._lower, self._older_lower) - drifted, min(self._upper, self._older_upper) + drifted
+        lowest, highest = self._possible.at(at)
+        if highest - lowest == math.inf:
+            return NOTHING
+        lower, upper = self._likely.at(at)
+        if lower > upper:  # so the clocks drift more than they do as a rule
+            lower, upper = lowest, highest
+        return Estimate((lower + upper) / 2, lowest - self._rounding, highest + self._rounding)
 
-    def _limits(self, exchange: Exchange) -> tuple[float, float, float]:
-        """Return what an exchange says, as it would be at local time 0, and the rounding.
+    def _check(self, exchange: Exchange) -> None:
+        """Refuse an exchange that cannot be."""
+        _check(exchange.received)
+        _check(exchange.transmitted)
+        # a delay below 0 may be true, if the server took long: the clocks have drifted meanwhile
+        least = -self._drift * (exchange.arrived - exchange.sent) - _rounding_of(exchange)
+        if not (exchange.sent <= exchange.arrived and exchange.delay >= least):
+            raise InvalidValue("the stamps of an exchange say that its answer arrived before its question was sent")
+
+    def _take(self, exchange: Exchange) -> None:
+        """Narrow the limits.
 
         The question arrived at T1 or later. If at T1, the offset was T2 - T1 at most; if later, it was less by as much,
         and the clocks have drifted for a shorter time since. The same holds of the answer, and of T4.
         """
-        _check(exchange.received)
-        _check(exchange.transmitted)
-        lower = (exchange.transmitted - exchange.arrived) + self._drift * exchange.arrived
-        upper = (exchange.received - exchange.sent) - self._drift * exchange.sent
-        rounding = _rounding(max(abs(exchange.received), abs(exchange.transmitted)), exchange.arrived)
-        # a delay below 0 may be true, if the server took long: the clocks have drifted meanwhile
-        if not (exchange.sent <= exchange.arrived and lower - upper <= 2 * self._drift * exchange.arrived + rounding):
-            raise InvalidValue("the stamps of an exchange say that its answer arrived before its question was sent")
-        return lower, upper, rounding
+        for limits in (self._possible, self._likely):
+            limits.no_less(exchange.transmitted - exchange.arrived, exchange.arrived)
+            limits.no_more(exchange.received - exchange.sent, exchange.sent)
+        self._newest = exchange.arrived
+        self._rounding = max(self._rounding, _rounding_of(exchange))
 
-    def _take(self, lower: float, upper: float, rounding: float, arrived: float) -> None:
-        """Narrow the limits."""
-        self._lower = max(self._lower, lower)
-        self._upper = min(self._upper, upper)
-        self._rounding = max(self._rounding, rounding)
-        self._newest = max(self._newest, arrived)
+
+class _Limits:
+    """The narrowest limits of an offset by what messages have said, if clocks drift by so much at most.
+
+    Each stands as it would be at local time 0, so that one is narrower than another at all times or never.
+
+    Args:
+        drift: Of the server's clock against the local one, in seconds a second.
+    """
+
+    __slots__ = ("_drift", "_lower", "_older_lower", "_older_upper", "_upper")
+
+    def __init__(self, drift: float) -> None:
+        self._drift = drift
+        self._lower = self._older_lower = -math.inf
+        self._upper = self._older_upper = math.inf
+
+    def begin_window(self) -> None:
+        """Let go what was said before the last window."""
+        self._older_lower, self._older_upper = self._lower, self._upper
+        self._lower, self._upper = -math.inf, math.inf
+
+    def drop_lower(self) -> float:
+        """Have no lower limit any more; return what it would be at local time 0."""
+        lower = max(self._lower, self._older_lower)
+        self._lower = self._older_lower = -math.inf
+        return lower
+
+    def no_less(self, offset: float, at: float) -> None:
+        """Hear that at a local time the offset was no less."""
+        self._lower = max(self._lower, offset + self._drift * at)
+
+    def no_more(self, offset: float, at: float) -> None:
+        """Hear that at a local time the offset was no more."""
+        self._upper = min(self._upper, offset - self._drift * at)
+
+    def at(self, moment: float) -> tuple[float, float]:
+        """Return both at a local time, no earlier than all messages."""
+        drifted = self._drift * moment
+        return max(self._lower, self._older_lower) - drifted, min(self._upper, self._older_upper) + drifted
 
 
 def _check(stamp: float) -> None:
@@ -225,3 +277,7 @@ def _check(stamp: float) -> None:
 def _rounding(stamp: float, local: float) -> float:
     """Return by how much a bound is wider because stamps and local times are doubles."""
     return ROUNDING * math.ulp(abs(stamp) + abs(local))
+
+
+def _rounding_of(exchange: Exchange) -> float:
+    return _rounding(max(abs(exchange.received), abs(exchange.transmitted)), exchange.arrived)

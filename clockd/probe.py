@@ -62,14 +62,16 @@ def verdict_of(interval: TimeInterval | None, target: str, tolerance: float, utc
     if interval is None or interval.offset is None:
         why = "does not say how far its clock is from UTC" if interval and utc else "answers no exchange of times"
         return Verdict(2, f"not known whether this host's clock is right: {target} {why}")
-    least, most = abs(interval.offset) - interval.bound, abs(interval.offset) + interval.bound
+    lowest, highest = interval.earliest - interval.wall, interval.latest - interval.wall
+    middle, half = (lowest + highest) / 2, (highest - lowest) / 2
+    least, most = abs(middle) - half, abs(middle) + half
     good = least <= tolerance
     if tolerance:
         found = "that may be within" if most > tolerance else "that is within"
         found = f"{found if good else 'that is more than'} the {tolerance:g} s allowed"
     else:
         found = "it may be right" if good else "it is wrong"
-    span = _span(interval.offset, interval.bound, least - tolerance)
+    span = _span(middle, half, least - tolerance)
     return Verdict(0 if good else 1, f"this host's clock is {span} {f'UTC, by {target}' if utc else target}: {found}")
 
 

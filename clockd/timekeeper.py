@@ -45,8 +45,9 @@ class TimeInterval(Struct, frozen=True, gc=False):
         status: What is known of the server's clock: `synchronized` or `unsynchronized`, as it says; `unknown` if it
             does not say, and before the first exchange; `holdover` if the last exchange was long ago, or on a
             connection that is gone.
-        offset: The interval's middle less this host's wall clock, in seconds; None if nothing is known.
-        bound: Half its width, in seconds; inf if nothing is known.
+        offset: How far the time is likely to be ahead of this host's wall clock, in seconds; None if nothing is known.
+        bound: The true one differs by no more, in seconds: it reaches to the farther end. inf if nothing is known.
+        wall: What this host's wall clock shows, in Unix seconds; it may be right if it is between the ends.
     """
 
     earliest: float
@@ -54,6 +55,7 @@ class TimeInterval(Struct, frozen=True, gc=False):
     status: Status
     offset: float | None
     bound: float
+    wall: float
 
 
 class Arrival(Struct, frozen=True, gc=False):
@@ -61,7 +63,7 @@ class Arrival(Struct, frozen=True, gc=False):
 
     Attributes:
         received: Unix seconds by this host's wall clock.
-        offset: The server's clock less this host's wall clock then, in seconds; None if nothing is known.
+        offset: How far the server's clock is likely to have been ahead of that, in seconds; None if nothing is known.
         bound: The true offset differs by no more, in seconds; inf if nothing is known.
     """
 
@@ -206,14 +208,13 @@ class Timekeeper:
         """
         before, wall, after = self._local(), self._wall(), self._local()
         estimate = self._estimator.estimate(after)
-        bound = estimate.bound
-        status = self._status(after) if bound < math.inf else "unknown"
-        if utc:
-            bound += self._last.bound + SERVER_DRIFT * (after - self._last.sent)
-        if bound == math.inf:
-            return TimeInterval(-math.inf, math.inf, status, None, math.inf)
-        earliest, latest = before + estimate.offset - bound, after + estimate.offset + bound
-        return TimeInterval(earliest, latest, status, (earliest + latest) / 2 - wall, (latest - earliest) / 2)
+        status = self._status(after) if estimate.bound < math.inf else "unknown"
+        error = self._last.bound + SERVER_DRIFT * (after - self._last.sent) if utc else 0.0
+        earliest, latest = before + estimate.lowest - error, after + estimate.highest + error
+        if latest == math.inf:
+            return TimeInterval(earliest, latest, status, None, math.inf, wall)
+        likely = (before + after) / 2 + estimate.offset
+        return TimeInterval(earliest, latest, status, likely - wall, max(likely - earliest, latest - likely), wall)
 
     def at(self, arrived: float) -> Arrival:
         """Tell what is known of the moment at which a message arrived, a short while ago.

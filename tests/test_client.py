@@ -2102,7 +2102,7 @@ class ClockTests(ClientCase):
 
     def test_before_it_is_entered_nothing_is_known(self):
         client = self.client()
-        self.assertEqual(client.now(), TimeInterval(-math.inf, math.inf, "unknown", None, math.inf))
+        self.assertEqual(client.now(), TimeInterval(-math.inf, math.inf, "unknown", None, math.inf, EPOCH + 0.5))
         self.assertEqual((client.before(1e300), client.after(-1e300), client.round_trip), (False, False, None))
 
     def test_the_time_is_the_server_s(self):

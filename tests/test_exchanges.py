@@ -6,7 +6,7 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from clockd.errors import NotConnected, ServerFault, UnknownMethod
-from clockd.exchanges import EXCHANGE_SECONDS, HERD_SECONDS, SPREAD, Exchanges
+from clockd.exchanges import ENOUGH, EXCHANGE_SECONDS, FIRST_SECONDS, HERD_SECONDS, MOST, SPREAD, Exchanges
 from clockd.timekeeper import Timekeeper
 
 
@@ -65,12 +65,46 @@ class ExchangesTests(SynchronousTestCase):
         self.advance(0.25)
         self.link.times.clear()
 
-    def test_four_at_first_then_one_in_six_seconds(self):
+    def first(self, *delays):
+        """Have the first exchanges take so long, the rest as long as the last of these; return how many there are."""
+        delays = [*delays, *[delays[-1]] * MOST]
+        while True:
+            self.clock.advance(FIRST_SECONDS)
+            if self.link.asked[-1].called:
+                return len(self.link.asked)
+            self.clock.advance(delays.pop(0))
+            self.link.answer()
+
+    def test_five_at_first_then_one_in_six_seconds(self):
         self.advance(13)
-        self.assertEqual(len(self.link.times), 6)
-        for time, expected in zip(self.link.times, (0.0, 0.05, 0.1, 0.2, 6.2, 12.2), strict=True):
+        self.assertEqual(len(self.link.times), 7)
+        for time, expected in zip(self.link.times, (0.0, 0.05, 0.1, 0.15, 0.2, 6.2, 12.2), strict=True):
             self.assertApproximates(time, expected, 0.02)
-        self.assertEqual(self.noticed, 6)
+        self.assertEqual(self.noticed, 7)
+
+    def test_at_first_they_go_on_until_some_in_a_row_have_told_nothing_new(self):
+        self.assertEqual(ENOUGH, 4)
+        for delays, count in (
+            ([0.010], 5),
+            ([0.010, 0.020, 0.500, 0.020, 0.010], 5),
+            ([0.100, 0.010], 6),
+            ([0.100, 0.100, 0.100, 0.010], 8),
+            ([0.100, 0.089, 0.089], 6),
+            ([0.100, 0.091, 0.091], 5),
+        ):
+            self.stop()
+            self.setUp()
+            self.assertEqual(self.first(*delays), count, delays)
+
+    def test_there_is_a_limit_to_that(self):
+        self.assertEqual(self.first(*[0.5**n for n in range(20)]), MOST)
+
+    def test_what_is_not_answered_tells_nothing_new(self):
+        for _ in range(5):
+            self.clock.advance(FIRST_SECONDS)
+            self.link.asked[-1].errback(NotConnected("no answer"))
+        self.clock.advance(FIRST_SECONDS)
+        self.assertEqual(len(self.link.asked), 5)
 
     def test_chance_spreads_them(self):
         for part, seconds in ((0.0, 1 - SPREAD), (1.0, 1 + SPREAD)):
@@ -97,7 +131,7 @@ class ExchangesTests(SynchronousTestCase):
         self.clock.advance(0)
         self.link.asked[-1].errback(NotConnected("no answer"))
         self.advance(0.25)
-        self.assertEqual(len(self.link.asked), 4)
+        self.assertEqual(len(self.link.asked), 5)
         self.assertEqual(self.timekeeper.now().status, "synchronized")
 
     def test_a_server_without_exchange_is_asked_once(self):

@@ -16,8 +16,8 @@ from clockd.values import Reading
 
 HOSTILE = "[bold]mallory[/]\x1b[31m\x9b2J\r\n\u202e:smile:"
 ESCAPED = r"[bold]mallory[/]\x1b[31m\x9b2J\r\n\u202e:smile:"
-KNOWN = TimeInterval(EPOCH + 0.2492, EPOCH + 0.2512, "synchronized", 0.0008, 0.001)
-UNKNOWN = TimeInterval(-math.inf, math.inf, "unknown", None, math.inf)
+KNOWN = TimeInterval(EPOCH + 0.2492, EPOCH + 0.2512, "synchronized", 0.0008, 0.001, EPOCH + 0.2494)
+UNKNOWN = TimeInterval(-math.inf, math.inf, "unknown", None, math.inf, EPOCH)
 
 
 def tick(turn, received=None, period=1.0, late=0.0):
@@ -177,16 +177,16 @@ class TimeTests(FaceCase):
         self.assertEqual((self.told("pushes"), self.told("jitter")), ("0, missed 0, conflated -", "-"))
 
     def test_a_server_that_does_not_know_is_told_apart(self):
-        self.client.interval = TimeInterval(EPOCH, EPOCH + 4, "unknown", 0.0, 2.0)
+        self.client.interval = TimeInterval(EPOCH, EPOCH + 4, "unknown", 0.0, 2.0, EPOCH + 2)
         self.assertEqual(self.told("status"), "unknown, says the server")
 
     def test_a_clock_that_is_ahead_is_told(self):
-        self.client.interval = TimeInterval(EPOCH, EPOCH + 4, "holdover", -90.0, 2.0)
+        self.client.interval = TimeInterval(EPOCH, EPOCH + 4, "holdover", -90.0, 2.0, EPOCH + 92)
         self.assertEqual(self.told("this host's clock"), "90.00 s ahead, give or take 2.00 s")
         self.assertTrue(self.told("status").startswith("holdover: "))
 
     def test_a_time_of_no_calendar_is_a_number(self):
-        self.client.interval = TimeInterval(1e300, 1e300, "unknown", 1e300, 1.0)
+        self.client.interval = TimeInterval(1e300, 1e300, "unknown", 1e300, 1.0, EPOCH)
         self.assertEqual(self.lines()[2], "1e+300")
 
     def test_it_says_why_it_is_not_connected(self):
@@ -279,7 +279,7 @@ class TimeTests(FaceCase):
 
     def test_a_server_that_makes_no_sense_is_drawn_all_the_same(self):
         for stamp in (1e308, -1e308):
-            self.client.interval = self.client.utc = TimeInterval(stamp, stamp, "unknown", stamp, 1e308)
+            self.client.interval = self.client.utc = TimeInterval(stamp, stamp, "unknown", stamp, 1e308, EPOCH)
             for period in (0.0, 5e-324, 1e12, 1.0):
                 self.face.told(standing(period))
                 for turn in (stamp, -stamp, 0.0, stamp, stamp):
@@ -352,7 +352,7 @@ class FollowTests(FaceCase):
         self.start()
         self.samples.put(tick(0))
         self.client.happening.put(Event("lost", "lost", EPOCH))
-        self.client.interval = TimeInterval(EPOCH + 9, EPOCH + 9, "synchronized", 0.0, 0.0)
+        self.client.interval = TimeInterval(EPOCH + 9, EPOCH + 9, "synchronized", 0.0, 0.0, EPOCH + 9)
         self.clock.advance(0.1)
         drawn = self.drawn()
         self.assertEqual((drawn[2], drawn[12]), ("2023-11-14 22:13:29.0 UTC, by the server's clock", "22:13:20  lost"))

@@ -9,6 +9,7 @@ from clockd.errors import InvalidValue
 from clockd.offset import (
     LARGEST_STAMP,
     LATE_SECONDS,
+    LIKELY_DRIFT,
     WINDOW,
     Estimate,
     Exchange,
@@ -20,7 +21,7 @@ UNIX = 1_800_000_000.0
 TICK = math.ulp(UNIX)
 ROUNDING = 6 * TICK
 DRIFT = 50e-6
-NOTHING = Estimate(0.0, math.inf)
+NOTHING = Estimate(0.0, -math.inf, math.inf)
 
 
 def exchange(sent, there=0.010, back=0.010, ahead=UNIX, taking=0.0):
@@ -66,6 +67,12 @@ class OneExchangeTests(EstimatorCase):
     def test_what_the_server_takes_does_not_count(self):
         self.estimator.exchanged(exchange(0.0, taking=0.5))
         self.check(0.520, 0.5 * DRIFT / 2, 0.010 + 0.52 * DRIFT / 2)
+
+    def test_each_limit_is_of_the_moment_of_its_message(self):
+        self.estimator.exchanged(exchange(0.0, taking=1000.0))
+        found = self.estimator.estimate(1000.020)
+        self.assertApproximates(found.lowest - UNIX, -0.010, 1e-5)
+        self.assertApproximates(found.highest - UNIX, 0.010 + 1000.02 * DRIFT, 1e-5)
 
     def test_the_bound_grows_by_the_drift(self):
         self.estimator.exchanged(exchange(0.0))
@@ -135,6 +142,57 @@ class SeveralExchangesTests(EstimatorCase):
         self.check(1.02, 0.0, 0.010)
 
 
+class LikelyTests(EstimatorCase):
+    """Which of the possible offsets is told."""
+
+    def test_the_bound_reaches_to_the_farther_end(self):
+        self.estimator.exchanged(exchange(0.0, there=0.010, back=0.030))
+        for at, stamp in ((5.0, UNIX + 4.995), (10.0, UNIX + 9.999)):
+            self.estimator.pushed(stamp, at)
+            found = self.estimator.estimate(at)
+            self.assertEqual(found.bound, max(found.offset - found.lowest, found.highest - found.offset))
+            self.assertGreater(found.bound, (found.highest - found.lowest) / 2 + 5e-5)
+
+    def test_between_exchanges_pushes_draw_it_no_further_than_clocks_are_likely_to_drift(self):
+        self.estimator.exchanged(exchange(0.0))
+        for at in range(1, 7):
+            self.estimator.pushed(UNIX + at - 0.010, at)
+        found = self.estimator.estimate(6.0)
+        self.assertApproximates(found.offset - UNIX, 6 * LIKELY_DRIFT / 2, 3e-6)
+        self.assertApproximates(found.highest - UNIX, 0.010 + 6 * DRIFT, 3e-6)
+        self.assertApproximates(found.lowest - UNIX, -0.010, 3e-6)
+
+    def test_without_messages_it_stays(self):
+        self.estimator.exchanged(exchange(0.0, there=0.010, back=0.030))
+        for at in (0.04, 6.0, 3600.0):
+            self.assertApproximates(self.estimator.estimate(at).offset - UNIX, -0.010, 3e-6)
+
+    def test_one_slow_exchange_does_not_draw_it(self):
+        self.estimator.exchanged(exchange(0.0, there=0.0001, back=0.0001))
+        self.estimator.exchanged(exchange(6.0, there=0.0001, back=0.3))
+        self.assertApproximates(self.estimator.estimate(6.4).offset - UNIX, 0.0, 6.4 * LIKELY_DRIFT / 2)
+
+    def test_it_follows_clocks_that_drift_more_than_is_likely(self):
+        quick = {"there": 1e-5, "back": 1e-5}
+        for sign in (-1, 1):
+            self.estimator.forget()
+            for at in (0.0, 50.0):
+                self.estimator.exchanged(exchange(at, ahead=UNIX + sign * 40e-6 * at, **quick))
+            self.assertApproximates(self.estimator.estimate(50.0).offset - UNIX, sign * 0.002, 3e-6)
+
+    def test_what_was_said_before_the_last_window_says_nothing_of_it(self):
+        self.estimator.exchanged(exchange(0.0, there=0.0, back=0.2))
+        for at in (1.0, 1.0 + 1.1 * WINDOW, 1.0 + 2.2 * WINDOW):
+            self.estimator.exchanged(exchange(at, there=0.2, back=0.2))
+        self.check(140.0 + 2.0 * WINDOW, 0.0, 0.2 + (139.0 - 0.2 * WINDOW) * DRIFT)
+
+    def test_clocks_that_drift_less_than_is_likely_are_likely_to_drift_as_much_as_they_may(self):
+        self.estimator = OffsetEstimator(1e-6)
+        self.estimator.exchanged(exchange(0.0))
+        self.estimator.pushed(UNIX + 999.990, 1000.0)
+        self.assertApproximates(self.estimator.estimate(1000.0).offset - UNIX, 0.0005, 3e-6)
+
+
 class NonsenseTests(EstimatorCase):
     def setUp(self):
         super().setUp()
@@ -154,6 +212,7 @@ class NonsenseTests(EstimatorCase):
 
     def test_an_answer_from_before_its_question_is_refused(self):
         self.check_refused(2.0, UNIX, UNIX, 1.0)
+        self.check_refused(2.0, UNIX + 5, UNIX, 1.0)
         self.check_refused(1.0, UNIX, UNIX + 1.001, 2.0)
         self.check_refused(1.0, -1e12, 1e12, 2.0)
         self.check_refused(math.nan, UNIX, UNIX, 2.0)
@@ -163,12 +222,16 @@ class NonsenseTests(EstimatorCase):
         self.assertTrue(estimator.exchanged(Exchange(0.0, UNIX, UNIX + 1000.049, 1000.0)))
         self.assertRaises(InvalidValue, estimator.exchanged, Exchange(0.0, UNIX, UNIX + 1000.051, 1000.0))
 
+    def test_one_of_no_delay_may_seem_to_have_one_below_zero_by_rounding(self):
+        self.assertTrue(self.estimator.exchanged(Exchange(1.0, UNIX + 1, UNIX + 1 + TICK, 1.0)))
+        self.check_refused(1.0, UNIX + 1, UNIX + 1 + 8 * TICK, 1.0)
+
     def test_the_largest_stamps_do_no_harm(self):
         largest = math.nextafter(LARGEST_STAMP, 0.0)
         for stamp in (largest, -largest):
             self.estimator.exchanged(Exchange(1.0, stamp, stamp, 2.0))
             found = self.estimator.estimate(2.0)
-            self.assertLessEqual(abs(stamp - 1.5 - found.offset), found.bound)
+            self.assertTrue(found.lowest <= stamp - 1.5 <= found.highest)
 
 
 class PushTests(EstimatorCase):
@@ -178,7 +241,7 @@ class PushTests(EstimatorCase):
 
     def test_one_that_was_faster_than_any_before_makes_the_bound_narrower(self):
         self.assertIs(self.estimator.pushed(UNIX + 0.5, 0.510), Pushed.FINE)
-        self.check(0.510, 0.51 * DRIFT / 2, 0.010 + 0.51 * DRIFT / 2)
+        self.check(0.510, 0.51 * LIKELY_DRIFT / 2, 0.010 + 0.51 * DRIFT)
 
     def test_one_that_was_slower_changes_nothing(self):
         before = self.estimator.estimate(1.0)
@@ -207,8 +270,14 @@ class PushTests(EstimatorCase):
             self.estimator.replace(exchange(0.0, back=0.030))
             self.assertIs(self.estimator.pushed(UNIX + 0.5 - seconds, 0.530), Pushed.SUSPECT)
             found = self.estimator.estimate(0.530)
-            self.assertLess(found.offset - found.bound, UNIX - seconds)
-            self.assertGreater(found.offset + found.bound, UNIX)
+            self.assertLess(found.lowest, UNIX - seconds)
+            self.assertGreater(found.highest, UNIX)
+
+    def test_that_it_was_late_is_more_likely_than_that(self):
+        before = self.estimator.estimate(0.530)
+        for stamp in (UNIX + 0.4, UNIX - 3600.0):
+            self.estimator.pushed(stamp, 0.530)
+            self.check(0.530, before.offset - UNIX, before.offset - (stamp - 0.530))
 
     def test_late_is_what_is_later_than_possible_by_more_than_late_seconds(self):
         self.assertIs(self.estimator.pushed(UNIX + 0.5, 0.529 + LATE_SECONDS), Pushed.FINE)
@@ -217,7 +286,7 @@ class PushTests(EstimatorCase):
     def test_after_one_that_was_only_late_all_is_as_before(self):
         self.estimator.pushed(UNIX + 0.5, 0.9)
         self.assertIs(self.estimator.pushed(UNIX + 0.97, 1.0), Pushed.FINE)
-        self.check(1.0, -0.010, 0.020)
+        self.check(1.0, -0.010, 0.020 + DRIFT)
 
     def test_one_late_push_after_another_is_suspect(self):
         for n in range(1, 5):
@@ -246,14 +315,24 @@ class PushTests(EstimatorCase):
     def test_one_that_is_later_still_leaves_room_for_that(self):
         self.estimator.pushed(UNIX + 0.5, 0.7)
         self.assertIs(self.estimator.pushed(UNIX + 0.5, 5.0), Pushed.SUSPECT)
-        found = self.estimator.estimate(5.0)
-        self.assertLess(found.offset - found.bound, UNIX - 4.5)
+        self.assertLess(self.estimator.estimate(5.0).lowest, UNIX - 4.5)
 
     def test_a_late_one_leaves_room_even_if_the_limits_are_of_two_windows(self):
         self.estimator.exchanged(exchange(WINDOW + 1))
         self.assertIs(self.estimator.pushed(UNIX + WINDOW + 2 - 3600, WINDOW + 2), Pushed.SUSPECT)
-        found = self.estimator.estimate(WINDOW + 2)
-        self.assertLessEqual(found.offset - found.bound, UNIX - 3600)
+        self.assertLessEqual(self.estimator.estimate(WINDOW + 2).lowest, UNIX - 3600)
+
+    def test_what_is_late_is_told_by_the_limits_of_two_windows(self):
+        self.estimator.replace(exchange(0.0, back=0.001))
+        for at in (1.0, WINDOW + 2):
+            self.estimator.exchanged(exchange(at, there=0.1, back=0.1 if at > 1 else 0.001))
+        for at in (WINDOW + 3, WINDOW + 4):
+            self.assertIs(self.estimator.pushed(UNIX + at - 0.080, at), Pushed.SUSPECT)
+
+    def test_another_server_is_not_held_against_what_was_late_before(self):
+        self.estimator.pushed(UNIX + 0.5, 0.9)
+        self.estimator.replace(exchange(1.0, ahead=UNIX - 3600.0))
+        self.assertIs(self.estimator.pushed(UNIX - 3600.0 + 2.0, 2.010), Pushed.FINE)
 
     def test_the_bound_has_room_for_the_rounding_of_larger_stamps(self):
         before, after = 2.0**31 - 1, 2.0**31 + 1
@@ -311,8 +390,8 @@ class World:
 
 
 def outside(true, estimate):
-    """Return by how many seconds the true offset lies outside the bound; below 0 if it does not."""
-    return abs(true - Fraction(estimate.offset)) - Fraction(estimate.bound)
+    """Return by how many seconds the true offset lies outside the limits; below 0 if it does not."""
+    return max(Fraction(estimate.lowest) - true, true - Fraction(estimate.highest))
 
 
 EVENTS = st.one_of(
@@ -330,7 +409,7 @@ class TruthTests(SynchronousTestCase):
         st.integers(1_500_000_000 * NANO, 2_200_000_000 * NANO),
         st.lists(EVENTS, max_size=40),
     )
-    def test_the_true_offset_is_never_outside_the_bound(self, drift, local, server, events):
+    def test_the_true_offset_is_never_outside_the_limits_nor_the_likely_one(self, drift, local, server, events):
         world = World(drift, local, server)
         estimator = OffsetEstimator(DRIFT)
         moments = []
@@ -348,6 +427,8 @@ class TruthTests(SynchronousTestCase):
                 estimate = estimator.estimate(moment)
                 if estimate != NOTHING:
                     self.assertLess(outside(true, estimate), 0)
+                    self.assertLess(outside(Fraction(estimate.offset), estimate), 0)
+                    self.assertLessEqual(abs(true - Fraction(estimate.offset)), estimate.bound)
 
     @given(st.sampled_from([-1, 1]), st.integers(0, 10**6 * NANO), st.lists(EVENTS.filter(lambda e: e[0] != "drift")))
     def test_it_is_not_for_clocks_that_drift_as_far_as_they_may_by_either_of_them(self, sign, local, events):
@@ -365,7 +446,7 @@ class TruthTests(SynchronousTestCase):
             self.assertLess(outside(world.offset(), estimator.estimate(world.local_reading())), 0)
 
     @given(st.lists(st.tuples(DELAYS, DELAYS, st.integers(0, 3 * NANO)), min_size=1, max_size=8))
-    def test_the_bound_is_never_wider_than_what_the_fastest_exchange_gives(self, exchanges):
+    def test_the_limits_are_never_wider_than_what_the_fastest_exchange_gives(self, exchanges):
         world = World(0, 0, int(UNIX) * NANO)
         estimator = OffsetEstimator(DRIFT)
         widest = []
@@ -376,4 +457,30 @@ class TruthTests(SynchronousTestCase):
             world.wait(pause)
         now = world.local_reading()
         least = min(half + DRIFT * 1.0001 * ((now - one.sent) + (now - one.arrived)) / 2 for one, half in widest)
-        self.assertLessEqual(estimator.estimate(now).bound, least + 2 * ROUNDING)
+        found = estimator.estimate(now)
+        self.assertLessEqual((found.highest - found.lowest) / 2, least + 2 * ROUNDING)
+
+    @given(
+        st.integers(-15_000, 15_000),
+        st.lists(EVENTS.filter(lambda e: e[0] != "drift" and max(e[1:]) < LATE_SECONDS * NANO), max_size=40),
+        st.integers(0, 20 * NANO),
+    )
+    def test_the_likely_offset_is_as_good_as_if_the_clocks_could_not_drift_more_than_is_likely(
+        self, drift, events, after
+    ):
+        world = World(drift, 0, int(UNIX) * NANO)
+        estimator, likely = OffsetEstimator(DRIFT), OffsetEstimator(LIKELY_DRIFT)
+        one = world.exchange(0, 0, 10**6)
+        estimator.exchanged(one), likely.exchanged(one)
+        for kind, *numbers in events:
+            if kind == "wait":
+                world.wait(*numbers)
+            elif kind == "push":
+                push = world.push(*numbers)
+                estimator.pushed(*push), likely.pushed(*push)
+            else:
+                one = world.exchange(*numbers)
+                estimator.exchanged(one), likely.exchanged(one)
+        world.wait(after)
+        at = world.local_reading()
+        self.assertApproximates(estimator.estimate(at).offset, likely.estimate(at).offset, 2 * TICK)

@@ -1,6 +1,5 @@
 import math
 
-from doubles import EPOCH
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
@@ -8,11 +7,12 @@ from twisted.trial.unittest import SynchronousTestCase
 from clockd.probe import EXCHANGE_SECONDS, SETTLING_SECONDS, look, verdict_of
 from clockd.timekeeper import TimeInterval
 
-UNKNOWN = TimeInterval(-math.inf, math.inf, "unknown", None, math.inf)
+UNKNOWN = TimeInterval(-math.inf, math.inf, "unknown", None, math.inf, 0.0)
 
 
-def interval(offset, bound):
-    return TimeInterval(EPOCH - bound, EPOCH + bound, "synchronized", offset, bound)
+def interval(middle, half):
+    """Return an interval whose middle this host's clock lacks so many seconds of; what is likely is at its end."""
+    return TimeInterval(middle - half, middle + half, "synchronized", middle + half, 2 * half, 0.0)
 
 
 class VerdictTests(SynchronousTestCase):

@@ -9,6 +9,7 @@ from networks import delays, explored
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
+from clockd.exchanges import ENOUGH, MOST
 from clockd.testing import simulator
 from clockd.testing.simulator import EPOCH, SimulatedClock, SimulatedLink, Simulation, jitter
 
@@ -132,9 +133,10 @@ class SimulationTests(SynchronousTestCase):
         simulation = simulation_of(1)
         simulation.connect()
         simulation.run(1.0)
-        self.assertEqual(simulation.exchanges, 4)
+        first = simulation.exchanges
+        self.assertTrue(ENOUGH < first <= MOST)
         simulation.run(60.0)
-        self.assertApproximates(simulation.exchanges, 14, 1)
+        self.assertApproximates(simulation.exchanges, first + 10, 1)
 
     def test_what_the_client_knows_is_what_the_server_says(self):
         simulation = simulation_of(1)
@@ -159,12 +161,13 @@ class SimulationTests(SynchronousTestCase):
         simulation.run(0.9)
         simulation.lose()
         simulation.run(3600.0)
-        self.assertEqual(simulation.exchanges, 4)
+        first = simulation.exchanges
+        self.assertGreater(first, ENOUGH)
         self.assertEqual(simulation.timekeeper.now().status, "holdover")
         self.assertTrue(simulation.holds())
         simulation.connect()
         simulation.run(0.9)
-        self.assertEqual(simulation.exchanges, 8)
+        self.assertGreater(simulation.exchanges, first + ENOUGH)
         self.assertEqual(simulation.timekeeper.now().status, "synchronized")
 
     def test_an_interval_that_is_wrong_does_not_hold(self):

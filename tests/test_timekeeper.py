@@ -5,7 +5,7 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from clockd.errors import InvalidValue
-from clockd.offset import LARGEST_STAMP
+from clockd.offset import LARGEST_STAMP, LIKELY_DRIFT
 from clockd.timekeeper import DOUBT_SECONDS, HOLDOVER_SECONDS, Arrival, TimeInterval, Timekeeper
 from clockd.values import SERVER_DRIFT
 
@@ -13,8 +13,6 @@ UNIX = 1_800_000_000.0
 DRIFT = 50e-6
 NEAR = 3e-5
 """So far may apart what is calculated here and there, in seconds."""
-
-NOTHING = TimeInterval(-math.inf, math.inf, "unknown", None, math.inf)
 
 
 class TimekeeperCase(SynchronousTestCase):
@@ -57,16 +55,21 @@ class TimekeeperCase(SynchronousTestCase):
         self.assertLess(interval.earliest, self.server())
         self.assertGreater(interval.latest, self.server())
         self.assertApproximates(interval.bound, bound, NEAR)
-        middle = (interval.earliest + interval.latest) / 2
-        self.assertApproximates(interval.offset, middle - self.wall(), 1e-6)
-        self.assertApproximates(interval.bound, (interval.latest - interval.earliest) / 2, 1e-6)
+        ahead, behind = interval.earliest - interval.wall, interval.latest - interval.wall
+        self.assertTrue(ahead <= interval.offset <= behind)
+        self.assertApproximates(interval.bound, max(interval.offset - ahead, behind - interval.offset), 1e-6)
+
+    def check_nothing(self, status="unknown", utc=False):
+        """Check that nothing is known but what this host's wall clock shows."""
+        nothing = TimeInterval(-math.inf, math.inf, status, None, math.inf, self.wall())
+        self.assertEqual(self.keeper.now(utc=utc), nothing)
 
 
 class IntervalTests(TimekeeperCase):
     def test_before_the_first_exchange_nothing_is_known(self):
         self.push()
         for utc in (False, True):
-            self.assertEqual(self.keeper.now(utc=utc), NOTHING)
+            self.check_nothing(utc=utc)
         self.assertIsNone(self.keeper.round_trip)
 
     def test_after_it_the_bound_is_half_the_round_trip(self):
@@ -87,6 +90,15 @@ class IntervalTests(TimekeeperCase):
             self.exchange(status=status)
             self.check(status, 0.010)
 
+    def test_the_bound_reaches_from_the_likely_offset_to_the_farther_end(self):
+        self.exchange()
+        self.clock.advance(6.0)
+        self.push()
+        self.check("synchronized", 0.010 + 6.01 * (DRIFT - LIKELY_DRIFT / 2))
+        now = self.keeper.now()
+        self.assertApproximates(now.latest - self.wall() - now.offset, now.bound, 1e-6)
+        self.assertApproximates(now.offset - (now.earliest - self.wall()), 0.010, 1e-4)
+
     def test_utc_adds_what_the_servers_clock_may_be_wrong_and_what_that_grows_by(self):
         self.exchange(bound=0.005)
         self.check("synchronized", 0.015, utc=True)
@@ -96,15 +108,13 @@ class IntervalTests(TimekeeperCase):
     def test_utc_is_not_known_if_the_server_does_not_know_it(self):
         for status, bound in [("unknown", math.inf), ("unsynchronized", math.inf), ("unsynchronized", 0.001)]:
             self.exchange(status=status, bound=bound)
-            self.assertEqual(self.keeper.now(utc=True), TimeInterval(-math.inf, math.inf, status, None, math.inf))
+            self.check_nothing(status, utc=True)
             self.check(status, 0.010)
 
     def test_an_error_beyond_all_stamps_is_not_known(self):
         for bound in (LARGEST_STAMP, 1e300, sys.float_info.max):
             self.exchange(bound=bound)
-            self.assertEqual(
-                self.keeper.now(utc=True), TimeInterval(-math.inf, math.inf, "synchronized", None, math.inf)
-            )
+            self.check_nothing("synchronized", utc=True)
             self.check("synchronized", 0.010)
 
     def test_the_time_that_it_takes_to_read_the_clocks_is_within_the_interval(self):
@@ -115,6 +125,7 @@ class IntervalTests(TimekeeperCase):
         self.assertLess(interval.earliest, before)
         self.assertGreater(interval.latest, self.server())
         self.assertApproximates(interval.bound, 1.010, 2e-4)
+        self.assertApproximates(interval.wall, interval.earliest + 1.710, 2e-4)
 
 
 class ArrivalTests(TimekeeperCase):
@@ -193,9 +204,9 @@ class NoticeTests(TimekeeperCase):
     def test_all_is_forgotten_until_the_next_exchange(self):
         self.ahead += 1.0
         self.keeper.stepped()
-        self.assertEqual(self.keeper.now(), NOTHING)
+        self.check_nothing()
         self.push()
-        self.assertEqual(self.keeper.now(), NOTHING)
+        self.check_nothing()
         self.exchange()
         self.check("synchronized", 0.010)
         self.assertEqual(self.keeper.steps, 1)
@@ -211,7 +222,7 @@ class NoticeTests(TimekeeperCase):
         begun = self.ask()
         self.keeper.stepped()
         self.answer(begun)
-        self.assertEqual(self.keeper.now(), NOTHING)
+        self.check_nothing()
         self.assertTrue(self.keeper.wanted)
 
 
@@ -227,20 +238,20 @@ class StepTests(TimekeeperCase):
         begun = self.ask()
         self.ahead += 0.1
         self.push()
-        self.assertEqual(self.keeper.now(), NOTHING)
+        self.check_nothing()
         self.assertEqual((self.keeper.wanted, self.keeper.hurry, self.keeper.steps), (True, True, 1))
         self.answer(begun)
-        self.assertEqual(self.keeper.now(), NOTHING)
+        self.check_nothing()
         self.exchange()
         self.check("synchronized", 0.010)
 
     def test_after_one_late_push_the_interval_has_room_for_a_step_back_and_after_two_an_exchange_is_wanted(self):
         self.ahead -= 0.1
         self.push()
-        self.check("synchronized", 0.060)
+        self.check("synchronized", 0.110)
         self.assertFalse(self.keeper.wanted)
         self.push()
-        self.check("synchronized", 0.060)
+        self.check("synchronized", 0.110)
         self.assertEqual((self.keeper.wanted, self.keeper.hurry, self.keeper.steps), (True, True, 0))
         self.exchange()
         self.check("synchronized", 0.010)
@@ -257,7 +268,7 @@ class StepTests(TimekeeperCase):
             self.push(delay=0.5)
             self.push()
         self.assertFalse(self.keeper.wanted)
-        self.check("synchronized", 0.010 + 2.53 * DRIFT / 2)
+        self.check("synchronized", 0.010 + 2.53 * DRIFT)
 
     def test_soon_after_an_exchange_late_pushes_ask_for_none(self):
         self.exchange()

@@ -10,7 +10,7 @@
     >>> now.earliest < simulation.server() < now.latest
     True
     >>> now.status, round(now.bound, 3)
-    ('synchronized', 0.026)
+    ('synchronized', 0.027)
 
 Whatever happens can be made to happen: links are slow, stall and are cut, clocks drift and are set, the server is
 unsure. All of it takes place in a moment, on a `twisted.internet.task.Clock`, and the same way each time. What asks the
