@@ -19,13 +19,13 @@ FIRST_SECONDS = 0.05
 """Seconds from one of the first exchanges to the next."""
 
 ENOUGH = 4
-"""Once so many in a row have told next to nothing new, one of the first exchanges has met no delay, as is likely."""
+"""Once so many in a row have told nothing new, they are enough: one of all is likely to have met no delay."""
 
 MOST = 8
-"""So many first exchanges there are at most, each of which costs the server 40 µs; a network may be slow for longer."""
+"""There are no more: each costs the server 40 µs, and all its clients may come at once."""
 
 NEWS = 0.9
-"""What is new makes the bound at least so many times smaller."""
+"""An exchange tells something new if the bound is less than so many times what it was before."""
 
 SPREAD = 0.1
 """By how much of it, more or less, chance changes the time between two exchanges, so that clients do not flock."""

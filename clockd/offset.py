@@ -176,7 +176,7 @@ class OffsetEstimator:
         Raises:
             InvalidValue: The stamp is no time.
         """
-        _check(stamp)
+        _check_stamp(stamp)
         offset = stamp - arrived
         lowest, highest = self._possible.at(arrived)
         late = offset < max(lowest, self._expected - self._drift * arrived) - LATE_SECONDS
@@ -208,8 +208,8 @@ class OffsetEstimator:
 
     def _check(self, exchange: Exchange) -> None:
         """Refuse an exchange that cannot be."""
-        _check(exchange.received)
-        _check(exchange.transmitted)
+        _check_stamp(exchange.received)
+        _check_stamp(exchange.transmitted)
         # a delay below 0 may be true, if the server took long: the clocks have drifted meanwhile
         least = -self._drift * (exchange.arrived - exchange.sent) - _rounding_of(exchange)
         if not (exchange.sent <= exchange.arrived and exchange.delay >= least):
@@ -269,13 +269,13 @@ class _Limits:
         return max(self._lower, self._older_lower) - drifted, min(self._upper, self._older_upper) + drifted
 
 
-def _check(stamp: float) -> None:
+def _check_stamp(stamp: float) -> None:
     if not abs(stamp) < LARGEST_STAMP:  # nor is NaN
         raise InvalidValue("a stamp of the server's is a number of Unix seconds")
 
 
 def _rounding(stamp: float, local: float) -> float:
-    """Return by how much a bound is wider because stamps and local times are doubles."""
+    """Return by how much a limit is wider because stamps and local times are doubles."""
     return ROUNDING * math.ulp(abs(stamp) + abs(local))
 
 

@@ -75,7 +75,8 @@ class Reading(Sample, frozen=True, gc=False):
 
     Attributes:
         received: When it arrived, Unix seconds by the client's own clock.
-        offset: The server's clock less the client's own then, in seconds; None while that is not known.
+        offset: What the server's clock less the client's own is likely to have been then, in seconds; None while that
+            is not known.
         bound: The true offset differs by no more, in seconds; inf while that is not known.
     """
 
