@@ -29,6 +29,7 @@ CASES: dict[str, Callable[..., Iterator[Figure]]] = {
     "passwords": cases_peers.passwords,
     "memory": cases_peers.memory,
     "scrape": cases_peers.scrapes,
+    "pages": cases_peers.pages,
     "stopped": cases_peers.stopped,
     "service": cases_pushes.service,
     "telemetry": cases_feeds.telemetry,

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -182,6 +183,32 @@ def scrapes(cores: Cores) -> Iterator[Figure]:
     yield latest("lateness without scrapes", without)
     yield from lateness("lateness with a scrape a second", scraped)
     yield latest("lateness with a scrape a second", scraped, (10, 10))
+
+
+def pages(cores: Cores) -> Iterator[Figure]:
+    """1,000 subscribers at 1 Hz, and the status page open in none and in 50 browsers in turn.
+
+    What a page is told fits into the kernel's buffers, so nobody has to read it.
+    """
+    subscribers, count, rounds = 1_000, 50, 3
+    late: dict[int, list[Lateness]] = {0: [], count: []}
+    used: dict[int, list[float]] = {0: [], count: []}
+    with started(Watched, cores) as clockd, subscribed(clockd, subscribers, 1.0):
+        time.sleep(WARMUP)
+        for opened in [0, count] * rounds:
+            with ExitStack() as stack:
+                for _ in range(opened):
+                    page = stack.enter_context(socket.create_connection(("127.0.0.1", clockd.metrics_port)))
+                    page.sendall(b"GET /events HTTP/1.1\r\nHost: bench\r\n\r\n")
+                time.sleep(1)
+                first, start, cpu = clockd.since(), time.monotonic(), measure.cpu_seconds(clockd.server_pids)
+                time.sleep(QUIET_SECONDS)
+                used[opened].append((measure.cpu_seconds(clockd.server_pids) - cpu) / (time.monotonic() - start))
+                late[opened].append(Lateness(first.lateness, clockd.since().lateness))
+    for opened, rounds_of in late.items():
+        for number, seen in enumerate(rounds_of, 1):
+            yield from lateness(f"lateness with {opened} pages, round {number}", seen)
+        yield Figure(f"share of a core with {opened} pages", 100 * median(used[opened]), "%", each=tuple(used[opened]))
 
 
 def scrape_durations(port: int, count: int) -> list[float]:

@@ -109,9 +109,11 @@ class Metrics(Struct, frozen=True, forbid_unknown_fields=True):
 
     Attributes:
         listen: Twisted endpoint string for HTTP.
+        page: Whether there is a status page, for people.
     """
 
     listen: Endpoint = "tcp:9464:interface=127.0.0.1"
+    page: bool = True
 
 
 Accounts = tuple[Annotated[str, Meta(min_length=1)], ...]
@@ -197,7 +199,7 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True):
         auth: Who may log in.
         limits: What peers may ask for.
         avatars: Who shares one.
-        metrics: Where Prometheus scrapes.
+        metrics: What is told over HTTP.
         feeds: What can be subscribed to beside the time, by name.
     """
 

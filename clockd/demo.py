@@ -62,7 +62,8 @@ def _invitation(broker: str, metrics: str, secret: str) -> str:
         tries.append(f"{login}{here(sys.executable)} {here(example)} tcp:{broker} demo")
     lines = "".join(f"  {line}\n" for line in tries)
     return f"""\
-clockd {__version__} is serving. Ctrl-C ends it. Meanwhile, in another terminal:
+clockd {__version__} is serving, and http://{metrics}/ shows it to a browser. Ctrl-C ends it.
+Meanwhile, in another terminal:
 
 {lines}
 A subscriber in this terminal, at the default of one push a second:

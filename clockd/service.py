@@ -22,6 +22,7 @@ from twisted.internet.interfaces import IListeningPort, IProtocolFactory, IReact
 from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger, globalLogPublisher
 from twisted.python.failure import Failure
+from twisted.web.resource import Resource
 
 from clockd import __version__
 from clockd.auth import AccountChecker, CertificateChecker
@@ -36,6 +37,7 @@ from clockd.lag import LagWatch
 from clockd.logs import count_errors
 from clockd.metrics import MetricsPage, TallyCollector
 from clockd.pace import LOOKS, Pace
+from clockd.page import StatusBoard, page_url
 from clockd.passwords import PasswordPool, new_hasher
 from clockd.realm import ClockRealm, Roster
 from clockd.reload import Reload
@@ -58,7 +60,7 @@ LINGERING = 1000
 CLOSING_SECONDS = 1.0
 """As long at least is waited for the store at the end; a disk that hangs must not hold up the stop."""
 
-RESERVED_DESCRIPTORS = 64
+RESERVED_DESCRIPTORS = 128
 """Kept for all that is no connection of a subscriber."""
 
 LATE_SECONDS = 0.25
@@ -157,6 +159,7 @@ class ClockService(MultiService):
         clock: IReactorTime,
         pace: Pace,
         drain: float,
+        has_page: bool,
     ) -> None:
         super().__init__()
         self._factory = factory
@@ -166,6 +169,7 @@ class ClockService(MultiService):
         self._clock = clock
         self._pace = pace
         self._drain = drain
+        self._has_page = has_page
         self._stopped: Deferred[None] | None = None
         self._emptied: Deferred[None] = succeed(None)  # fires when all have left
         self._parts_run = False
@@ -303,6 +307,9 @@ class ClockService(MultiService):
             brokers=", ".join(brokers),
             metrics=metrics,
         )
+        url = page_url(ports[-1].getHost())
+        if self._has_page and url is not None:
+            self._log.info("the status page is {url}", url=url)
         self.ready.callback(ports)
 
     def _failed(self, failure: Failure) -> None:
@@ -467,7 +474,7 @@ def make_realm_service(
     store = store or MemoryStore()
     reload = Reload(config, read_config or (lambda: config), taken, factory, users, store, tls, tally, now)
     pace = Pace(schedule)
-    service = ClockService(factory, store, reload, tally, clock, pace, config.server.drain)
+    service = ClockService(factory, store, reload, tally, clock, pace, config.server.drain, config.metrics.page)
     passwords.setServiceParent(service)
     pace.setServiceParent(service)
     collector = TallyCollector(tally, clock)
@@ -481,18 +488,24 @@ def make_realm_service(
     if tls is not None:
         for description in config.tls.listen:
             listen("tls.listen", description, TLSFactory(tls, factory, clock, factory.took))
-    pages = {
+    pages: dict[str, Resource] = {
         "metrics": MetricsPage(collector, partial(_in_thread, reactor), schedule.catch_up),
         "healthz": AlivePage(),
         "readyz": ReadinessPage(service.readiness),
     }
-    listen("metrics.listen", config.metrics.listen, NewestStay(PageSite(pages, clock, schedule.catch_up)))
-    for timer in (
+    timers = [
         TimerService(SECOND, service.look, collector),
         TimerService(SECOND, reload.users),
         TimerService(SECOND, host.attend),
         TimerService(SECOND / SWEEPS, factory.sweep),
-    ):
+    ]
+    if config.metrics.page:
+        board = StatusBoard(tally, host, service.readiness, clock, now, schedule.catch_up)
+        board.setServiceParent(service)
+        pages |= board.pages
+        timers.append(TimerService(SECOND, board.look))
+    listen("metrics.listen", config.metrics.listen, NewestStay(PageSite(pages, clock, schedule.catch_up)))
+    for timer in timers:
         timer.clock = clock
         timer.setServiceParent(service)
     LagWatch(reactor, tally.lag).setServiceParent(service)

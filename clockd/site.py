@@ -1,5 +1,8 @@
 """The HTTP side: one short request a connection, and as many connections as strangers cannot hurt with.
 
+An answer is short, or goes on as a stream of events. Each kind has a limit of its own, so that neither keeps the other
+out.
+
 Rules of this module: it knows nothing of what its pages say; whoever is slow, greedy or many harms only himself.
 """
 
@@ -7,18 +10,25 @@ from collections.abc import Callable, Mapping
 from http import HTTPStatus
 
 import msgspec
-from twisted.internet.interfaces import IReactorTime
+from twisted.internet.interfaces import IPushProducer, IReactorTime
 from twisted.protocols.policies import ProtocolWrapper, WrappingFactory
 from twisted.web.http import HTTPChannel
 from twisted.web.http import Request as HTTPRequest
 from twisted.web.resource import Resource
-from twisted.web.server import Request, Site
+from twisted.web.server import NOT_DONE_YET, Request, Site
+from zope.interface import implementer
 
 from clockd.logs import TwistedLogger
 from clockd.values import Readiness
 
 HTTP_CONNECTIONS = 32
-"""As many connections the HTTP side has at most."""
+"""As many connections the HTTP side has at most, beside those of streams."""
+
+STREAMS = 64
+"""As many streams of events go on at most."""
+
+DISPLACED = b"event: displaced\ndata: %d\n\n" % STREAMS
+"""The last event of a stream that makes room for a newer one."""
 
 REQUEST_BYTES = 8192
 """As many bytes of a connection are read; a scrape of Prometheus has some hundred, and nginx takes lines of 8 kB."""
@@ -60,6 +70,96 @@ class ReadinessPage(Resource):
         return msgspec.json.encode(readiness) + b"\n"
 
 
+@implementer(IPushProducer)
+class _Stream:
+    """A stream of events to one who listens; one who does not take them is let go.
+
+    Args:
+        request: What was asked.
+    """
+
+    def __init__(self, request: Request) -> None:
+        self._request = request
+        self._connection: ProtocolWrapper = request.channel.transport  # type: ignore[assignment]  # `NewestStay` makes it
+        self._connection.factory.set_apart(self._connection)
+        request.registerProducer(self, True)
+
+    def write(self, event: bytes) -> None:
+        """Send an event."""
+        self._request.write(event)
+
+    def finish(self, farewell: bytes) -> None:
+        """Send the last event; until it is taken, the connection is one like others again."""
+        self._request.unregisterProducer()
+        self._request.write(farewell)
+        self._connection.factory.registerProtocol(self._connection)
+        self._request.finish()
+
+    def pauseProducing(self) -> None:
+        """Let go: there are 64 KiB which neither the peer nor the kernel takes."""
+        self._connection.abortConnection()
+
+    def resumeProducing(self) -> None:
+        """Do nothing: there is no pause that ends."""
+
+    def stopProducing(self) -> None:
+        """Do nothing: the request tells that the peer has left."""
+
+
+class EventStreams(Resource):
+    """Server-sent events, the same for all who listen.
+
+    There are `STREAMS` at most. For one more the oldest ends, with the event `displaced`: strangers who hold some keep
+    nobody out, and who is told so can come back later.
+
+    Args:
+        greet: Returns the events that one who comes gets first.
+        give_way: Has calls made that are due, between one listener and the next.
+    """
+
+    isLeaf = True
+
+    def __init__(self, greet: Callable[[], bytes], give_way: Callable[[], object]) -> None:
+        super().__init__()
+        self._greet = greet
+        self._give_way = give_way
+        self._streams: dict[_Stream, None] = {}
+
+    @property
+    def count(self) -> int:
+        """How many listen."""
+        return len(self._streams)
+
+    def tell(self, event: bytes) -> None:
+        """Send an event to all who listen."""
+        for stream in list(self._streams):
+            stream.write(event)
+            self._give_way()
+
+    def end(self, farewell: bytes) -> None:
+        """Send all who listen their last event."""
+        for stream in list(self._streams):
+            stream.finish(farewell)
+
+    def render_HEAD(self, request: Request) -> bytes:
+        """Answer with the headers of a stream."""
+        request.setHeader("content-type", "text/event-stream")
+        request.setHeader("cache-control", "no-store")
+        request.setHeader("x-content-type-options", "nosniff")
+        return b""
+
+    def render_GET(self, request: Request) -> int:
+        """Begin a stream."""
+        self.render_HEAD(request)
+        if len(self._streams) >= STREAMS:
+            next(iter(self._streams)).finish(DISPLACED)
+        stream = _Stream(request)
+        self._streams[stream] = None
+        request.notifyFinish().addBoth(lambda _: self._streams.pop(stream))
+        stream.write(self._greet())
+        return NOT_DONE_YET
+
+
 class _Channel(HTTPChannel):
     """A connection that gets one answer, to a short request without a body, and is closed.
 
@@ -94,6 +194,9 @@ class _Channel(HTTPChannel):
         return False
 
     def _refuse(self) -> None:
+        if self.requests and self.requests[0].startedWriting:  # within a stream nothing else can be said
+            self.transport.abortConnection()
+            return
         self.transport.write(TOO_LARGE)
         self.loseConnection()
 
@@ -122,7 +225,10 @@ class PageSite(Site):
 
 
 class NewestStay(WrappingFactory):
-    """Lets in so many connections; when there is one more, the oldest goes. Strangers who hold some keep nobody out."""
+    """Lets in so many connections; when there is one more, the oldest goes. Strangers who hold some keep nobody out.
+
+    Those of streams do not count.
+    """
 
     noisy = False
 
@@ -136,4 +242,8 @@ class NewestStay(WrappingFactory):
 
     def unregisterProtocol(self, p: ProtocolWrapper) -> None:
         """Take note of one that has ended."""
+        self.protocols.pop(p, None)
+
+    def set_apart(self, p: ProtocolWrapper) -> None:
+        """Count a connection no more: it is a stream's, and these have a limit of their own."""
         self.protocols.pop(p, None)

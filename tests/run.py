@@ -25,7 +25,7 @@ PACELESS = (
 )
 WAITING = (
     *("prometheus", "stopped", "subscribers", "wall_clock", "feeds", "feed_sources", "store", "avatars"),
-    *("clock", "client_clock"),
+    *("clock", "client_clock", "page"),
 )
 
 

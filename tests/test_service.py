@@ -155,9 +155,9 @@ class StartTests(ServiceCase):
         self.reactor.advance(1)
         self.assertEqual(service.tally.connections_limit, 900)
         service.make_room(500)
-        self.assertEqual(service.tally.connections_limit, 436)
+        self.assertEqual(service.tally.connections_limit, 372)
         self.reactor.advance(1)
-        self.assertEqual(service.tally.connections_limit, 436)
+        self.assertEqual(service.tally.connections_limit, 372)
 
     def test_its_clock_is_looked_at_once_a_second_and_steps_are_told(self):
         ahead = 0.0
