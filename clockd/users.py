@@ -109,7 +109,9 @@ class UsersFile:
         before = self._accounts.keys()
         self._key, self._accounts = _parse(self.path, lines)
         self._removed |= before - self._accounts.keys()
-        if status.st_mode & 0o077:
+        # one of root's, such as a secret that Kubernetes mounts, is read by way of its group
+        others = 0o037 if status.st_uid == 0 != os.geteuid() else 0o077
+        if status.st_mode & others:
             self._log.warn(
                 "{path}: others than its owner can get at the users file, and so log in as anyone; "
                 "mend it with: chmod 600 {path}",

@@ -4,6 +4,7 @@ import resource
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Barrier
+from unittest import SkipTest
 
 from argon2 import PasswordHasher
 from argon2.exceptions import VerifyMismatchError
@@ -234,6 +235,15 @@ class ModeTests(UsersCase):
     def test_a_file_of_its_owner_alone_is_not(self):
         for mode in (0o600, 0o400, 0o700):
             self.assertEqual(self.warnings(mode), [])
+
+    def test_one_of_root_s_may_be_read_by_the_group_that_another_server_is_in(self):
+        if os.geteuid():
+            raise SkipTest("only root can have a file of root's")
+        self.assertEqual(len(self.warnings(0o440)), 1)
+        self.patch(os, "geteuid", lambda: 8787)
+        self.assertEqual(self.warnings(0o440), [])
+        for mode in (0o460, 0o450, 0o444):
+            self.assertEqual(len(self.warnings(mode)), 1)
 
 
 class ReadingAgainTests(UsersCase):
