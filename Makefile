@@ -33,7 +33,8 @@ check: .venv/dev  ## Check format, lint, types and layers, and what is in deploy
 	$(BIN)/lint-imports
 	$(BIN)/hadolint Dockerfile
 	$(BIN)/shellcheck .ci/run .ci/stand-ins deploy/build-image
-	$(call where_it_is,promtool,promtool check config deploy/prometheus.yml)
+	$(call where_it_is,promtool,promtool check config deploy/prometheus/prometheus.yml)
+	$(call where_it_is,promtool,promtool test rules deploy/prometheus/rules_test.yml)
 	@sed 's#/opt/clockd/bin/clockd#$(CURDIR)/$(BIN)/clockd#' deploy/clockd.service > .venv/clockd.service
 	$(call where_it_is,systemd-analyze,systemd-analyze verify .venv/clockd.service)
 	$(call where_it_is,systemd-analyze,systemd-analyze security --no-pager --offline=true --threshold=20 .venv/clockd.service | tail -n 1)
