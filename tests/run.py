@@ -1,7 +1,8 @@
-"""Run every test: the unit tests on each CPython from 3.11 to 3.13 that is here, at the same time, then all the others.
+"""Run every test: the unit tests on each CPython from 3.11 to 3.13 that is here, and tests of real processes.
 
-Of these, some look at nobody's pace, and are run by as many workers as there are processors. Some look at it and wait
-more than they work: three workers leave the processors idle enough. All others have the machine to themselves.
+Of these, some look at their pace and wait more than they work. They run beside the unit tests, which never wait and,
+being nice, leave them the processors whenever they want one. Some look at nobody's pace, and are run by twice as many
+workers as there are processors, for they wait, too. All others have the machine to themselves.
 
 Other interpreters get an environment of their own, `.venv-3.12` for one, from the same locked requirements. Branch
 coverage is measured twice, as the project promises it: of all that is below the service, the client and the command
@@ -19,11 +20,13 @@ ROOT = Path(__file__).resolve().parent.parent
 VERSIONS = ("3.11", "3.12", "3.13")
 UPPER_LAYERS = ("cli", "demo", "twist", "service", "client", "__main__", "_twist_plugin")
 UNIT_COVERAGE, COVERAGE = 90, 95
+UNIT_DATA = ROOT / ".coverage-of-units"
+NICE = ("nice", "-n", "19")
 PACELESS = (
-    *("tls", "image", "deploy", "commands", "words", "library", "password_logins", "churn", "publish"),
-    *("holdover", "examples", "administration"),
-    *("platforms", "haproxy", "packages", "grafana"),
+    *("image", "publish", "commands", "tls", "words", "library", "password_logins", "churn", "holdover"),
+    *("examples", "deploy", "administration", "platforms", "haproxy", "packages", "grafana"),
 )
+"""What takes long comes first, and the two that build images apart: one waits until the other is done."""
 WAITING = (
     *("prometheus", "stopped", "subscribers", "wall_clock", "feeds", "feed_sources", "store", "avatars"),
     *("clock", "client_clock", "page"),
@@ -32,24 +35,33 @@ WAITING = (
 
 def main() -> None:
     """Run them; the last line printed is pytest's own."""
+    for old in ROOT.glob(".coverage*"):
+        old.unlink()
     here = f"{sys.version_info.major}.{sys.version_info.minor}"
     with TemporaryDirectory() as folder:
-        others = [Beside(version, Path(folder)) for version in VERSIONS if version != here]
+        parts = ["waiting", *(version for version in VERSIONS if version != here)]
+        beside = [Beside(part, Path(folder)) for part in parts]
         try:
             own_version(here)
-            for other in others:
-                other.finish()
+            for part in beside:
+                part.finish()
         finally:
-            for other in others:
-                other.end()
+            for part in beside:
+                part.end()
+    UNIT_DATA.rename(ROOT / ".coverage.unit")  # a name that pytest-cov looks for when it puts together what there is
     say("tests of real processes, of which nobody's pace matters")
-    run(integration(PACELESS, "--numprocesses=auto", "--dist=loadfile", "--no-loadscope-reorder", "--cov-report="))
-    say("tests of real processes that look at their pace, and wait more than they work")
-    run(integration(WAITING, "--numprocesses=3", "--dist=worksteal", "--cov-report="))
+    workers = f"--numprocesses={2 * (os.cpu_count() or 1)}"
+    run(integration(PACELESS, workers, "--dist=loadfile", "--no-loadscope-reorder", "--cov-report="))
     say("all other tests, with the coverage of the whole package by these and those")
     ignored = [f"--ignore={file_of(name)}" for name in PACELESS + WAITING]
     report = ("--cov-report=term-missing:skip-covered", f"--cov-fail-under={COVERAGE}")
     run([sys.executable, "-m", "pytest", "tests/integration", *ignored, "--cov", "--cov-append", *report])
+
+
+def waiting() -> None:
+    """Run the integration tests that look at their pace, and wait more than they work."""
+    say("tests of real processes that look at their pace, and wait more than they work")
+    run(integration(WAITING, "--quiet", "--numprocesses=4", "--dist=worksteal", "--cov-report="))
 
 
 def integration(names: tuple[str, ...], *options: str) -> list[str]:
@@ -64,24 +76,26 @@ def file_of(name: str) -> str:
 
 
 class Beside:
-    """The unit tests on another CPython, run at the same time as ours; what they print is kept until they are done."""
+    """A part that is run at the same time as our unit tests; what it prints is kept until it is done.
 
-    def __init__(self, version: str, folder: Path) -> None:
-        self.output = folder / version
+    It stays in our session: Linux lets processes be nice to those of their own session only.
+    """
+
+    def __init__(self, part: str, folder: Path) -> None:
+        self.output = folder / part
+        command = [sys.executable, __file__, part]
         with self.output.open("wb") as output:
-            self.process = subprocess.Popen(
-                [sys.executable, __file__, version], stdout=output, stderr=subprocess.STDOUT, start_new_session=True
-            )
+            self.process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, process_group=0)
 
     def finish(self) -> None:
-        """Wait for them, print what they said, and end with their exit code if they failed."""
+        """Wait for it, print what it said, and end with its exit code if it failed."""
         code = self.process.wait()
         print(self.output.read_text(encoding="utf-8"), end="", flush=True)
         if code:
             sys.exit(code)
 
     def end(self) -> None:
-        """End them, and what they have started, if they are not done."""
+        """End it, and what it has started, if it is not done."""
         if self.process.poll() is None:
             os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait()
@@ -89,14 +103,14 @@ class Beside:
 
 def own_version(here: str) -> None:
     """Run the unit tests on this CPython, with their coverage."""
-    for old in ROOT.glob(".coverage*"):
-        old.unlink()
     settings = ROOT / ".coverage-unit.toml"
     omitted = ", ".join(f'"clockd/{name}.py"' for name in UPPER_LAYERS)
-    settings.write_text(f"[run]\nbranch = true\nsource = ['clockd']\n[report]\nomit = [{omitted}]\n", encoding="utf-8")
+    ran = f"[run]\nbranch = true\nsource = ['clockd']\ndata_file = '{UNIT_DATA}'\n"
+    settings.write_text(f"{ran}[report]\nomit = [{omitted}]\n", encoding="utf-8")
     say(f"unit tests on CPython {here}, with the coverage of all below the service, the client and the command line")
     unit = ("tests", "--ignore=tests/integration", "--cov", "--cov-report=term:skip-covered")
-    run([sys.executable, "-m", "pytest", *unit, f"--cov-config={settings}", f"--cov-fail-under={UNIT_COVERAGE}"])
+    options = (f"--cov-config={settings}", f"--cov-fail-under={UNIT_COVERAGE}")
+    run([*NICE, sys.executable, "-m", "pytest", *unit, *options])
     settings.unlink()
 
 
@@ -117,7 +131,7 @@ def other_version(version: str) -> None:
         run([*pip, "--no-compile", "--require-hashes", *(word for lock in locks for word in ("-r", str(lock)))])
         run([*pip, "--no-build-isolation", "-e", "."])
         ready.touch()
-    run([str(own), "-m", "pytest", "-q", "tests", "--ignore=tests/integration", "-p", "no:cacheprovider"])
+    run([*NICE, str(own), "-m", "pytest", "-q", "tests", "--ignore=tests/integration", "-p", "no:cacheprovider"])
 
 
 def find(version: str) -> str | None:
@@ -146,4 +160,10 @@ def run(command: list[str]) -> None:
 
 
 os.chdir(ROOT)
-other_version(*sys.argv[1:]) if sys.argv[1:] else main()
+match sys.argv[1:]:
+    case []:
+        main()
+    case ["waiting"]:
+        waiting()
+    case [version]:
+        other_version(version)
