@@ -21,7 +21,7 @@ UPPER_LAYERS = ("cli", "demo", "twist", "service", "client", "__main__", "_twist
 UNIT_COVERAGE, COVERAGE = 90, 95
 PACELESS = (
     *("tls", "image", "deploy", "commands", "words", "library", "password_logins", "churn", "publish"),
-    *("holdover", "examples", "administration"),
+    *("holdover", "examples", "administration", "alerts"),
 )
 WAITING = (
     *("prometheus", "stopped", "subscribers", "wall_clock", "feeds", "feed_sources", "store", "avatars"),

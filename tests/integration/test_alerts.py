@@ -1,8 +1,9 @@
 """Faults of real servers set off the alerts of deploy/prometheus/rules.yml, and the alerts heal when the faults do.
 
-A real Prometheus scrapes all servers every second and has the very rules that are deployed, with all their durations and
-windows divided by sixty: what is to last five minutes there lasts five seconds here. All faults are there at the same time.
-What cannot be had here is shown by deploy/prometheus/rules_test.yml alone: a kernel that gives a bound, and no target.
+A real Prometheus scrapes all servers every second and has the very rules that are deployed, with all their durations
+and windows divided by sixty: what is to last five minutes there lasts five seconds here. All faults are there at the
+same time. What cannot be had here, deploy/prometheus/rules_test.yml alone shows: a kernel that gives a bound, and no
+target.
 """
 
 import json
@@ -161,8 +162,8 @@ class Scene:
         self._visitors = []
         ports = self.alertmanager, self.prometheus = free_port(), free_port()
         self._write_configuration(folder)
-        managing = need("prometheus-alertmanager", "prometheus-alertmanager")
-        scraping = need("prometheus", "prometheus")
+        managing = need(*["prometheus-alertmanager"] * 2)
+        scraping = need(*["prometheus"] * 2)
         self.programs = [
             Program(
                 *(managing, f"--config.file={folder / 'alertmanager.yml'}", f"--storage.path={folder / 'alerts'}"),
@@ -219,6 +220,7 @@ class Scene:
         }
         self.publish()
         reader = servers["door"].alice()
+        reader.answers = False  # it would answer samples, too, and nobody asks it to
         reader.call(reader.perspective, b"subscribe", TEXT)
         self._reader = reader  # it stays
         servers["door"].cause("raise")
@@ -278,16 +280,8 @@ class Scene:
 
 
 @pytest.fixture(scope="module")
-def scene(tmp_path_factory):
+def scene(tmp_path_factory, need):
     """Servers whose faults have begun."""
-    import shutil
-
-    def need(program, package):
-        path = shutil.which(program)
-        if path is None:
-            pytest.skip(f"there is no {program} here; it comes with Debian's package {package}")
-        return path
-
     before = len(STARTED)
     try:
         scene = Scene(tmp_path_factory.mktemp("alerts"), need)
@@ -362,5 +356,8 @@ def test_alertmanager_is_told_that_it_is_over(healed):
 
 
 def test_of_a_server_without_a_fault_nothing_is_told(healed):
-    fired = {series["metric"]["alertname"] for series in healed.ask('max_over_time(ALERTS{alertstate="firing", instance="calm"}[5m])')}
+    fired = {
+        series["metric"]["alertname"]
+        for series in healed.ask('max_over_time(ALERTS{alertstate="firing", instance="calm"}[5m])')
+    }
     assert fired <= {"ClockdClockUnsynchronized"}
