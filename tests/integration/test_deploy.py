@@ -80,7 +80,7 @@ def secret_of(podman, container):
     return next(iter(re.findall("shown only now: (.*)", podman("logs", container, check=False).stdout)), None)
 
 
-def test_the_composition_is_scraped_and_answers_every_panel_of_the_dashboard(composition):
+def test_the_composition_is_scraped_has_the_rules_and_answers_every_panel_of_the_dashboard(composition):
     prometheus = composition["prometheus"]
     eventually(lambda: ready(f"http://127.0.0.1:{prometheus}/-/ready").ok, 60)
     eventually(lambda: ask(prometheus, 'up{job="clockd"} == 1'), 60)
@@ -90,6 +90,7 @@ def test_the_composition_is_scraped_and_answers_every_panel_of_the_dashboard(com
     try:
         eventually(lambda: ask(prometheus, "clockd_avatars == 5"), 60)
         eventually(lambda: ask(prometheus, "clockd_push_achieved_hertz > 40"), 60)
+        eventually(lambda: ask(prometheus, "clockd:push_fulfilment:ratio5m"), 60)
         empty = {}
         for panel in json.loads(DASHBOARD.read_text())["panels"]:
             for target in panel["targets"]:
