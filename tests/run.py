@@ -24,7 +24,7 @@ UNIT_DATA = ROOT / ".coverage-of-units"
 NICE = ("nice", "-n", "19")
 PACELESS = (
     *("image", "publish", "commands", "tls", "words", "library", "password_logins", "churn", "holdover"),
-    *("examples", "deploy", "administration", "platforms", "haproxy", "packages", "grafana"),
+    *("examples", "deploy", "administration", "platforms", "haproxy", "packages", "grafana", "alerts"),
 )
 """What takes long comes first, and the two that build images apart: one waits until the other is done."""
 WAITING = (

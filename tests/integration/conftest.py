@@ -33,7 +33,7 @@ def server(module_server):
     return module_server
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def need():
     """Skip a test, with the reason in words, where a program is missing that it needs."""
 
