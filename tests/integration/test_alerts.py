@@ -40,7 +40,7 @@ def sample():
             reactor.callFromThread(lambda: 1 / 0)
             Path(os.environ["FAULT"]).write_text("leak")
         case "leak":
-            kept[:] = kept or [bytearray(b"x") * 2**28]
+            kept[:] = kept or [bytearray(b"x") * (192 * 2**20)]
         case _:
             kept.clear()
     return len(kept)
@@ -161,7 +161,8 @@ class Scene:
 
         with ThreadPoolExecutor(2) as pool:
             self.servers = dict(pool.map(make, ("calm", "stopped", "stalled", "crowd", "door", "clock")))
-        self._over = threading.Event()
+        self._over, self._ended = threading.Event(), threading.Event()
+        self._publisher = threading.Thread(target=self._go_on_publishing, daemon=True)
         self._visitors = []
         ports = self.alertmanager, self.prometheus = free_port(), free_port()
         self._write_configuration(folder)
@@ -198,10 +199,10 @@ class Scene:
         """Return the series that Prometheus answers an expression with."""
         return ask(self.prometheus, expression)
 
-    def firing(self, name, instance, ever=False):
-        """Return whether an alert fires of an instance, or ever has."""
+    def fired(self, name, instance, seconds):
+        """Return whether an alert has fired of an instance in the last seconds."""
         fires = f'ALERTS{{alertstate="firing", alertname="{name}", instance="{instance}"}}'
-        return bool(self.ask(f"max_over_time({fires}[5m])" if ever else fires))
+        return bool(self.ask(f"max_over_time({fires}[{seconds}s])"))
 
     def notified(self, name, instance):
         """Return what Alertmanager has of an alert of an instance, or None."""
@@ -253,13 +254,16 @@ class Scene:
         self._over.set()
         for thread in self._visitors:
             thread.join()
-        self.publish()
+        self._publisher.start()
         for name in ("door", "clock"):
             servers[name].renew()
 
     def end(self):
         """End everything."""
         self._over.set()
+        self._ended.set()
+        if self._publisher.is_alive():
+            self._publisher.join()
         self._reader.close()
         for client in self.clients.values():
             client.end(signal.SIGKILL)
@@ -269,6 +273,10 @@ class Scene:
         while not self._over.wait(0.02):
             with suppress(Gone, OSError):
                 visit()
+
+    def _go_on_publishing(self):
+        while not self._ended.wait(1):
+            self.publish()
 
     def _guess(self):
         with closing(Stranger(self.servers["door"].port, "127.0.0.9")) as guest:
@@ -317,12 +325,12 @@ FAULTS = [
 
 @pytest.mark.parametrize(("instance", "alert"), FAULTS)
 def test_a_fault_sets_off_its_alert(scene, instance, alert):
-    eventually(lambda: scene.firing(alert, instance, ever=True), 30)
+    eventually(lambda: scene.fired(alert, instance, 300), 30)
 
 
 def test_the_clock_is_called_unsynchronized_where_the_kernel_does_so(scene):
     synchronized = scene.servers["calm"].scrape()["clockd_clock_synchronized"]
-    eventually(lambda: scene.firing("ClockdClockUnsynchronized", "calm") == (synchronized == 0))
+    eventually(lambda: scene.fired("ClockdClockUnsynchronized", "calm", 3) == (synchronized == 0))
 
 
 def test_an_alert_travels_to_alertmanager(scene):
@@ -343,7 +351,7 @@ def test_an_alert_travels_to_alertmanager(scene):
 
 def test_all_that_last_go_on_together(scene):
     lasting = [fault for fault in FAULTS if fault[1] not in {"ClockdClockStepped", "ClockdUnhandledErrors"}]
-    eventually(lambda: all(scene.firing(alert, instance) for instance, alert in lasting))
+    eventually(lambda: all(scene.fired(alert, instance, 3) for instance, alert in lasting))
 
 
 @pytest.fixture(scope="module")
@@ -355,7 +363,7 @@ def healed(scene):
 
 @pytest.mark.parametrize(("instance", "alert"), FAULTS)
 def test_an_alert_heals_with_its_fault(healed, instance, alert):
-    eventually(lambda: not healed.firing(alert, instance), 30)
+    eventually(lambda: not healed.fired(alert, instance, 3), 30)
 
 
 def test_alertmanager_is_told_that_it_is_over(healed):
