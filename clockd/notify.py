@@ -43,7 +43,6 @@ class Supervisor(Service):
         super().stopService()
         if self._socket is not None:
             self._socket.close()
-            self._socket = None
 
     def tell(self, *words: str) -> None:
         """Say something, such as READY=1, all in one datagram."""

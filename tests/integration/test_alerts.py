@@ -73,7 +73,7 @@ def scaled(rules):
         seconds = int(found[1]) * {"s": 1, "m": 60, "h": 3600}[found[2]]
         return f"{seconds * 1000 // SCALE}ms"
 
-    return re.sub(r"(?:(?<=for: )|(?<=\[))(\d+)([smh])(?=[\]\n])", divided, rules)
+    return re.sub(r"(?:(?<=for: )|(?<=offset )|(?<=\[))(\d+)([smh])(?=[\])\n])", divided, rules)
 
 
 def certify(folder, days):

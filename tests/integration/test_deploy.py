@@ -79,7 +79,7 @@ def test_the_composition_is_scraped_by_its_rules_and_has_its_page(composition):
     try:
         eventually(lambda: ask(prometheus, "clockd_avatars == 5"), 60)
         eventually(lambda: ask(prometheus, "clockd_push_achieved_hertz > 40"), 60)
-        eventually(lambda: ask(prometheus, "clockd:push_fulfilment:ratio5m > 0.9"), 60)
+        eventually(lambda: ask(prometheus, "clockd:push_slow:ratio5m == 0"), 60)  # it has the rules
         page = f"http://127.0.0.1:{composition['metrics']}/"
         with urllib.request.urlopen(page, timeout=10) as answer:
             assert b"<title>clockd</title>" in answer.read()

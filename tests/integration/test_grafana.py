@@ -20,6 +20,7 @@ from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.cog.plugins import register_default_plugins
 from grafana_foundation_sdk.models.dashboard import Dashboard
 from processes import CLOCKD, FREE, Program, Server, clockd, eventually, free_port, run, without_coverage
+from test_alerts import scaled
 from test_prometheus import ask
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -161,7 +162,7 @@ def loaded(tmp_path_factory):
         "global: {scrape_interval: 1s, evaluation_interval: 1s}\nrule_files: [rules.yml]\n"
         f"scrape_configs: [{{job_name: clockd, static_configs: [{{targets: ['{server.metrics}']}}]}}]\n"
     )
-    (folder / "rules.yml").write_text(RULES)
+    (folder / "rules.yml").write_text(scaled(RULES))  # five minutes of data are there after five seconds
     port = free_port()
     program = Program(
         prometheus,
