@@ -1,9 +1,23 @@
 """Fixtures of the tests that run real processes."""
 
+import os
 import shutil
 
 import pytest
-from processes import STARTED, Server
+from processes import STARTED, Server, without_coverage
+
+COVERED_ELSEWHERE = {"test_churn", "test_examples", "test_image", "test_library", "test_password_logins"}
+"""Modules whose programs run nothing that those of other modules, or the unit tests, do not run as well."""
+
+
+@pytest.fixture(autouse=True, scope="module")
+def measured_where_it_tells_something(request):
+    """Start the programs of some modules without coverage, which slows them down."""
+    with pytest.MonkeyPatch.context() as patch:
+        if request.module.__name__ in COVERED_ELSEWHERE:
+            for key in os.environ.keys() - without_coverage().keys():
+                patch.delenv(key)
+        yield
 
 
 @pytest.fixture(autouse=True)
