@@ -19,7 +19,7 @@ FRAME = """\
 
 `/metrics` has them in the text format of Prometheus, and in OpenMetrics where that is asked for. This page is made by
 `docs/generate.py` from what the code says of them. [operations.md](operations.md#metrics) has what Prometheus needs to
-scrape them.
+scrape them, [runbook.md](runbook.md) the alerts that are made of them.
 
 No label names an account, an address or a connection. Every label value is there from the start, with 0. The first
 {labelled} feeds, `time` and then those of the configuration in its order, have labels of their own; all others share
