@@ -208,7 +208,7 @@ METRICS = (
     Entry(
         "clockd_push_requested_hertz",
         "gauge",
-        "Pushes a second that the running subscriptions ask for together; that of several clients of one avatar asks once.",
+        "Pushes a second that the running subscriptions ask for together; several clients of an avatar ask once.",
         _each(lambda feed: feed.requested),
         {"feed": _FEED},
     ),
