@@ -144,7 +144,10 @@ class Marks(dashboard.AnnotationQuery):
 
 
 def choice(name, label, expression):
-    """Return a variable whose values are those of a label, all of them at first."""
+    """Return a variable whose values are those of a label, all of them at first.
+
+    All are no more than these: a program that is not clockd has metrics of a process, too.
+    """
     return (
         dashboard.QueryVariable(name)
         .label(label)
@@ -152,7 +155,6 @@ def choice(name, label, expression):
         .query(expression)
         .refresh(models.VariableRefresh.ON_TIME_RANGE_CHANGED)
         .include_all(True)
-        .all_value(".*")
         .multi(True)
     )
 
