@@ -49,6 +49,11 @@ def look(browser, server):
     assert wrong == []
 
 
+def until(page, condition):
+    """Wait until an expression of JavaScript is true; the browser's own way of waiting is what the page forbids."""
+    eventually(lambda: page.evaluate(condition))
+
+
 def shown(page, where, text):
     expect(page.locator(where)).to_have_text(text, timeout=TIMEOUT)
 
@@ -60,7 +65,7 @@ def seconds_of_day(page):
 
 def test_it_ticks_with_the_server_s_time(look):
     page = look()
-    page.wait_for_function("/^\\d\\d:\\d\\d:\\d\\d\\.\\d$/.test(document.getElementById('clock').textContent)")
+    until(page, "/^\\d\\d:\\d\\d:\\d\\d\\.\\d$/.test(document.getElementById('clock').textContent)")
     seen = set()
     for _ in range(12):
         seen.add(page.inner_text("#clock"))
@@ -82,7 +87,7 @@ def test_a_client_that_logs_in_and_out_moves_the_counts_and_the_lines(look, serv
     shown(page, "#requested", "30\u00a0/s")
     expect(page.locator("#late99")).not_to_have_text("none", timeout=TIMEOUT)
     expect(page.locator("#feeds tr").first.locator("td")).to_have_text(["time", "2", "30 /s", "always new"])
-    page.wait_for_function("Number(document.getElementById('achieved').firstChild.data) > 20")
+    until(page, "Number(document.getElementById('achieved').firstChild.data) > 20")
     assert line.get_attribute("d") != before
     clients.result()
     shown(page, "#avatars", "0")
@@ -93,7 +98,7 @@ def test_a_client_that_logs_in_and_out_moves_the_counts_and_the_lines(look, serv
 
 def test_on_a_phone_nothing_is_cut(look):
     page = look(size=PHONE)
-    page.wait_for_function("document.querySelector('#feeds td') !== null")
+    until(page, "document.querySelector('#feeds td') !== null")
     assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
 
 
@@ -108,7 +113,7 @@ def test_it_is_dark_where_the_reader_wants_it_dark(look):
 
 def test_who_wants_no_motion_sees_whole_seconds(look):
     page = look(reduced_motion="reduce")
-    page.wait_for_function("/^\\d\\d:\\d\\d:\\d\\d$/.test(document.getElementById('clock').textContent)")
+    until(page, "/^\\d\\d:\\d\\d:\\d\\d$/.test(document.getElementById('clock').textContent)")
 
 
 def test_without_a_mouse_all_that_can_be_used_is_reached(look):
