@@ -1,6 +1,6 @@
 # clockd in a container: one volume for the users file, non-root, made for a read-only root file system.
 #   docker run -d --name clockd -p 8787:8787 -p 127.0.0.1:9464:9464 -v clockd:/var/lib/clockd --read-only \
-#     --cap-drop=all --security-opt=no-new-privileges clockd
+#     --cap-drop=all --security-opt=no-new-privileges localhost/clockd
 ARG PYTHON=python:3.13-slim
 
 FROM ${PYTHON} AS build

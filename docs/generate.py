@@ -21,10 +21,10 @@ FRAME = """\
 `docs/generate.py` from what the code says of them. [operations.md](operations.md#metrics) has what Prometheus needs to
 scrape them, [runbook.md](runbook.md) the alerts that are made of them.
 
-No label names an account, an address or a connection. Every label value is there from the start, with 0. The first
-{labelled} feeds, `time` and then those of the configuration in its order, have labels of their own; all others share
-`other`. So a server without feeds of its own has {series} series, one with {labelled} feeds or more {most}, whatever
-its clients do; the client library adds some thirty.
+No label names an account, an address or a connection. Every value of these labels is there from the start, with 0. The
+first {labelled} feeds, `time` and then those of the configuration in its order, have labels of their own; all others
+share `other`. So a server without feeds of its own has {series} series, one with {labelled} feeds or more {most},
+whatever its clients do, and one more with TLS; the client library adds some fifteen.
 
 | metric | type | unit | labels | meaning |
 |---|---|---|---|---|
@@ -110,7 +110,6 @@ def series(feeds):
     tally = Tally()
     for number in range(feeds):
         tally.feed(f"feed-{number}" if number else "time").updated = 1.0
-    tally.tls_expiry = 1.0
     return sum(len(family.samples) for family in TallyCollector(tally, Clock()).collect())
 
 

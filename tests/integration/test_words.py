@@ -384,7 +384,7 @@ def test_the_page_of_metrics_says_how_many_series_there_are(scraped):
     (told,) = re.findall(r"own has (\d+)\nseries|own has (\d+) series", METRICS)
     counted = sum(line.startswith("clockd_") for line in scraped.splitlines())
     room = sum('feed="room"' in line for line in scraped.splitlines())
-    assert counted - room + 1 == int("".join(told))  # without TLS there is no expiry
+    assert counted - room == int("".join(told))
 
 
 def test_the_operations_page_names_every_log_line():
