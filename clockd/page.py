@@ -1,7 +1,7 @@
 """The status page: what a server says of itself to people who look at it.
 
-Rules of this module: no account, address or connection is told; what is told is encoded once for all who look, and only
-while somebody does.
+Rules of this module: no account, address or connection is told; what is told is encoded once a second for all who look,
+once more for each who comes, and only while somebody does.
 """
 
 import math

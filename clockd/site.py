@@ -89,11 +89,19 @@ class _Stream:
         self._request.write(event)
 
     def finish(self, farewell: bytes) -> None:
-        """Send the last event; until it is taken, the connection is one like others again."""
+        """Send the last event."""
         self._request.unregisterProducer()
         self._request.write(farewell)
-        self._connection.factory.registerProtocol(self._connection)
         self._request.finish()
+
+    def make_room(self, farewell: bytes) -> None:
+        """Send the last event; until it is taken, the connection is one like others again."""
+        self._connection.factory.registerProtocol(self._connection)
+        self.finish(farewell)
+
+    def ended(self) -> None:
+        """Let the request go; if the peer ended it, the two would hold each other, for the collector to find."""
+        self._request.producer = None
 
     def pauseProducing(self) -> None:
         """Let go: there are 64 KiB which neither the peer nor the kernel takes."""
@@ -152,12 +160,16 @@ class EventStreams(Resource):
         """Begin a stream."""
         self.render_HEAD(request)
         if len(self._streams) >= STREAMS:
-            next(iter(self._streams)).finish(DISPLACED)
+            next(iter(self._streams)).make_room(DISPLACED)
         stream = _Stream(request)
         self._streams[stream] = None
-        request.notifyFinish().addBoth(lambda _: self._streams.pop(stream))
+        request.notifyFinish().addBoth(lambda _: self._ended(stream))
         stream.write(self._greet())
         return NOT_DONE_YET
+
+    def _ended(self, stream: _Stream) -> None:
+        del self._streams[stream]
+        stream.ended()
 
 
 class _Channel(HTTPChannel):

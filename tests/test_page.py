@@ -1,8 +1,10 @@
 """The status page: what is told to those who look, and how many may."""
 
+import gc
 import json
 import math
 import re
+import weakref
 from base64 import b64encode
 from hashlib import sha256
 from html.parser import HTMLParser
@@ -10,7 +12,7 @@ from html.parser import HTMLParser
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.internet.error import ConnectionLost
 from twisted.internet.task import Clock
-from twisted.internet.testing import StringTransportWithDisconnection
+from twisted.internet.testing import StringTransport, StringTransportWithDisconnection
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -120,15 +122,15 @@ class BoardCase(SynchronousTestCase):
     def give_way(self):
         self.yielded += 1
 
-    def connect(self):
-        connection, transport = self.factory.buildProtocol(None), StringTransportWithDisconnection()
+    def connect(self, kind=StringTransportWithDisconnection):
+        connection, transport = self.factory.buildProtocol(None), kind()
         transport.protocol = connection
         connection.makeConnection(transport)
         self.connections.append(connection)
         return connection, transport
 
-    def ask(self, path, method=b"GET"):
-        connection, transport = self.connect()
+    def ask(self, path, method=b"GET", **kind):
+        connection, transport = self.connect(**kind)
         connection.dataReceived(b"%s %s HTTP/1.1\r\nHost: a\r\n\r\n" % (method, path))
         return transport
 
@@ -227,6 +229,17 @@ class StreamTests(BoardCase):
         self.assertEqual(self.board.looking, 0)
         self.board.look()
 
+    def test_of_one_that_has_ended_nothing_is_left_for_the_collector(self):
+        gc.disable()
+        self.addCleanup(gc.enable)
+        for end in (lambda transport: transport.loseConnection(), lambda _: self.board.stopService()):
+            transport = self.ask(b"/events")
+            (stream,) = map(weakref.ref, self.board.pages["events"]._streams)
+            end(transport)
+            transport.producer = transport.protocol = None  # as a real one does
+            self.connections.clear()
+            self.assertIsNone(stream())
+
     def test_one_that_does_not_read_is_let_go(self):
         transport = self.ask(b"/events")
         transport.producer.pauseProducing()
@@ -254,12 +267,14 @@ class StreamTests(BoardCase):
         self.connections[-1].dataReceived(bytes(REQUEST_BYTES))
         self.assertEqual((transport.value(), transport.connected), (b"", False))
 
-    def test_the_end_is_told_and_the_connection_closed(self):
-        transport = self.ask(b"/events")
-        self.events(transport)
+    def test_the_end_is_told_to_all_and_the_connections_closed(self):
+        transports = [self.ask(b"/events", kind=StringTransport) for _ in range(STREAMS)]  # they take a while to close
+        for transport in transports:
+            self.events(transport)
         self.board.stopService()
-        self.assertEqual(self.events(transport), [("stopped", EPOCH)])
-        self.assertFalse(transport.connected)
+        for transport in transports:
+            self.assertEqual(self.events(transport), [("stopped", EPOCH)])
+            self.assertEqual((transport.disconnecting, transport.disconnected), (True, False))  # closed, not aborted
         self.assertEqual(self.board.looking, 0)
 
     def test_a_stream_has_no_time_limit(self):
