@@ -26,7 +26,7 @@ from twisted.web.server import Request
 from clockd.feeds import UNKNOWN
 from clockd.hostclock import HostClock
 from clockd.site import EventStreams
-from clockd.values import Histogram, Readiness, ServerStatus, Tally
+from clockd.values import FeedTally, Histogram, Readiness, ServerStatus, Tally
 
 HISTORY_SECONDS = 300
 """As long lines on the page are."""
@@ -150,7 +150,7 @@ class History:
     def __init__(self, tally: Tally) -> None:
         self._tally = tally
         self.moments = deque([Moment(0.0, 0, 0, 0.0, 0.0, 0.0, 0.0)], maxlen=HISTORY_SECONDS)
-        self._before = 0.0, *self._totals()
+        self._before = 0.0, *_totals(FeedTally.sum(tally.feeds.values()))
         self._counts = deque([self._observed(0.0)], maxlen=WINDOW_SECONDS + 1)
 
     def look(self, at: float) -> None:
@@ -159,12 +159,12 @@ class History:
         Args:
             at: Seconds since the start; more than at the look before.
         """
-        tally, totals = self._tally, self._totals()
+        tally, feeds = self._tally, FeedTally.sum(self._tally.feeds.values())
+        totals = _totals(feeds)
         (then, *before), self._before = self._before, (at, *totals)
         rates = (round((new - old) / (at - then), 2) for new, old in zip(totals, before, strict=True))
-        requested = round(sum(feed.requested for feed in tally.feeds.values()), 2)
         connections = tally.authenticated + tally.pending
-        self.moments.append(Moment(round(at, 2), tally.avatars, connections, requested, *rates))
+        self.moments.append(Moment(round(at, 2), tally.avatars, connections, round(feeds.requested, 2), *rates))
         self._counts.append(self._observed(at))
 
     def percentiles(self) -> tuple[float, Percentiles, Percentiles]:
@@ -174,15 +174,14 @@ class History:
         lateness, acknowledgement = map(percentiles_since, before, histograms)
         return now - then, lateness, acknowledgement
 
-    def _totals(self) -> tuple[int, int, int]:
-        """Return the pushes made, those left out because the value had not changed, and those for other reasons."""
-        feeds = self._tally.feeds.values()
-        pushes = sum(feed.pushes for feed in feeds)
-        unchanged = sum(feed.skipped["unchanged"] for feed in feeds)
-        return pushes, unchanged, sum(sum(feed.skipped.values()) for feed in feeds) - unchanged
-
     def _observed(self, at: float) -> tuple[float, list[int], list[int]]:
         return at, self._tally.lateness.counts.copy(), self._tally.acknowledgement.counts.copy()
+
+
+def _totals(feeds: FeedTally) -> tuple[int, int, int]:
+    """Return the pushes made, those left out because the value had not changed, and those for other reasons."""
+    unchanged = feeds.skipped["unchanged"]
+    return feeds.pushes, unchanged, sum(feeds.skipped.values()) - unchanged
 
 
 def percentiles_since(before: Sequence[int], histogram: Histogram) -> Percentiles:

@@ -5,7 +5,7 @@ Rules of this module: it reads the tally, and counts nothing.
 
 from twisted.internet.interfaces import IReactorTime
 
-from clockd.values import SKIP_REASONS, Histogram, Tally
+from clockd.values import FeedTally, Histogram, Tally
 
 Observed = tuple[int, float]
 
@@ -27,18 +27,18 @@ class Pulse:
 
     def take(self) -> dict[str, object]:
         """Return a reading; its keys are those of the metrics without `clockd_`, and their units."""
-        tally, feeds = self._tally, self._tally.feeds.values()
-        moment, pushes = self._clock.seconds(), sum(feed.pushes for feed in feeds)
-        passed, new = moment - self._moment, pushes - self._pushes
-        self._moment, self._pushes = moment, pushes
+        tally, feeds = self._tally, FeedTally.sum(self._tally.feeds.values())
+        moment = self._clock.seconds()
+        passed, new = moment - self._moment, feeds.pushes - self._pushes
+        self._moment, self._pushes = moment, feeds.pushes
         lateness, self._observed = mean_since(self._observed, tally.lateness)
         return {
             "avatars": tally.avatars,
             "connections": {"pending": tally.pending, "authenticated": tally.authenticated},
-            "push_requested_hertz": float(sum(feed.requested for feed in feeds)),
+            "push_requested_hertz": feeds.requested,
             "push_achieved_hertz": new / passed if passed > 0 else 0.0,
             "push_lateness_seconds": lateness,
-            "pushes_skipped": {reason: sum(feed.skipped[reason] for feed in feeds) for reason in SKIP_REASONS},
+            "pushes_skipped": feeds.skipped,
             "unhandled_errors": tally.unhandled_errors,
         }
 

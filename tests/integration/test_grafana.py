@@ -139,11 +139,9 @@ def test_grafana_s_schema_refuses_what_is_misspelt(complaints):
 
 
 @pytest.fixture(scope="module")
-def loaded(tmp_path_factory):
+def loaded(tmp_path_factory, need):
     """A Prometheus with the rules that scrapes a server which has all there is to see; its port, and the server."""
-    prometheus = shutil.which("prometheus")
-    if prometheus is None:
-        pytest.skip("there is no prometheus here; it comes with Debian's package prometheus")
+    prometheus = need("prometheus", "prometheus")
     folder = tmp_path_factory.mktemp("loaded")
     _, certificate, key = Chain().write(folder)
     (folder / "clockd.toml").write_text(

@@ -1,6 +1,5 @@
 """The status page in a real browser, Debian's Chromium, of a real server."""
 
-import os
 import signal
 import socket
 import time
@@ -15,10 +14,8 @@ DESK = {"width": 1100, "height": 900}
 
 
 @pytest.fixture(scope="module")
-def browser():
-    path = next((path for path in ("/usr/bin/chromium", "/usr/bin/chromium-browser") if os.access(path, os.X_OK)), None)
-    if path is None:
-        pytest.skip("there is no Chromium here; it comes with Debian's package chromium")
+def browser(need):
+    path = need("chromium", "chromium")
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
         yield browser
