@@ -32,7 +32,7 @@ def podman_command(tmp_path_factory):
     configuration.write_text(ENGINE)
     environment = {"CONTAINERS_CONF": str(configuration)}
 
-    def podman(*words, check=True, seconds=60):
+    def podman(*words, check=True, seconds=180):
         done = run("podman", *words, environment=environment, seconds=seconds)
         assert done.returncode == 0 or not check, done.stderr
         return done

@@ -259,7 +259,7 @@ def test_a_secret_that_could_not_be_printed_makes_no_account(tmp_path):
     with Path("/dev/full").open("w") as full:
         command = [*CLOCKD, "user", "add", "alice"]
         done = subprocess.run(
-            command, stdout=full, stderr=subprocess.PIPE, text=True, cwd=tmp_path, timeout=20, check=False
+            command, stdout=full, stderr=subprocess.PIPE, text=True, cwd=tmp_path, timeout=SECONDS, check=False
         )
     says(done, 1, "No space left on device")
     assert clockd("user", "list", cwd=tmp_path).stdout == ""
@@ -601,11 +601,11 @@ def test_twist_starts_the_same_service(tmp_path, users):
 def test_twist_names_what_is_wrong(tmp_path, users, server):
     file = tmp_path / "clockd.toml"
     file.write_text("[limits]\nmin_perod = 1\n")
-    unknown = subprocess.run([*TWIST, "--config", str(file)], capture_output=True, text=True, timeout=20, check=False)
+    unknown = run(*TWIST, "--config", str(file))
     assert unknown.returncode == 1
     assert "limits.min_perod: no such key" in unknown.stdout + unknown.stderr
     file.write_text(f"server.listen = ['tcp:{server.port}:interface=127.0.0.1']\nauth.users = '{users}'\n")
-    taken = subprocess.run([*TWIST, "--config", str(file)], capture_output=True, text=True, timeout=20, check=False)
+    taken = run(*TWIST, "--config", str(file))
     assert taken.returncode == 1
     assert "Address already in use" in taken.stderr
     assert "Traceback" not in taken.stdout + taken.stderr

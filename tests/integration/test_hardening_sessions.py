@@ -588,7 +588,7 @@ def test_those_who_leave_while_their_password_is_checked_leave_nothing_behind(se
                 stranger.say([b"decref", challenger])
             stranger.close(reset=bool(number % 2))
         server.alone()
-        eventually(lambda: server.output.count("left while logging in") == 16, seconds=60)
+        eventually(lambda: server.output.count("left while logging in") == 16)
         server.client("carol").pushed()
     assert sum(seen.closed.values()) == 16
     assert seen.closed.keys() <= {"client", "lost"}

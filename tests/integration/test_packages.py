@@ -20,13 +20,13 @@ from processes import FREE, Program, run, without_coverage
 from clockd import __version__
 
 ROOT = Path(__file__).resolve().parents[2]
-BUILD_SECONDS = 120
+LONG_SECONDS = 120
 
 
 def build(source, folder, *kinds):
     """Build distributions of a folder without fetching anything; return their files by suffix."""
     words = (*(f"--{kind}" for kind in kinds), "--no-isolation", "--outdir", str(folder), str(source))
-    done = run(sys.executable, "-m", "build", *words, seconds=BUILD_SECONDS)
+    done = run(sys.executable, "-m", "build", *words, seconds=LONG_SECONDS)
     assert done.returncode == 0, done.stdout + done.stderr
     return {path.suffix: path for path in folder.iterdir()}
 
@@ -73,7 +73,7 @@ def test_tests_run_from_the_source_distribution(sources):
     words = ("-q", "-p", "no:cacheprovider", "tests/test_values.py", "tests/test_errors.py")
     code = "import clockd, pathlib, sys; sys.exit(not pathlib.Path(clockd.__file__).is_relative_to(pathlib.Path.cwd()))"
     assert run(sys.executable, "-c", code, cwd=sources).returncode == 0
-    done = run(sys.executable, "-m", "pytest", *words, cwd=sources)
+    done = run(sys.executable, "-m", "pytest", *words, cwd=sources, seconds=LONG_SECONDS)
     assert done.returncode == 0, done.stdout
 
 
@@ -115,7 +115,7 @@ def environment(distributions, tmp_path_factory):
         (*python, "venv", "--without-pip", str(folder)),
         (*pip, "install", "-q", "--no-deps", "--no-index", str(distributions[".whl"])),
     ):
-        done = run(*command, seconds=BUILD_SECONDS)
+        done = run(*command, seconds=LONG_SECONDS)
         assert done.returncode == 0, done.stderr
     for name in needed_by(distributions[".whl"]):
         for file in metadata.files(name):
@@ -158,6 +158,6 @@ def test_a_type_checker_sees_the_types_of_the_wheel(environment, tmp_path):
     program = tmp_path / "program.py"
     program.write_text("from clockd.health import health_url\nreveal_type(health_url(''))\n")
     words = ("--strict", "--python-executable", str(environment / "python"), "--cache-dir", os.devnull, str(program))
-    done = run(sys.executable, "-m", "mypy", *words, cwd=tmp_path, seconds=BUILD_SECONDS)
+    done = run(sys.executable, "-m", "mypy", *words, cwd=tmp_path, seconds=LONG_SECONDS)
     assert 'Revealed type is "str"' in done.stdout.replace("builtins.", ""), done.stdout
     assert done.returncode == 0

@@ -19,7 +19,7 @@ import pytest
 import yaml
 from containers import ROOT
 from kubernetes_validate import validate
-from processes import CLOCKD, FREE, Program, Server, clockd, eventually, run, without_coverage
+from processes import CLOCKD, FREE, SECONDS, Program, Server, clockd, eventually, run, without_coverage
 from test_commands import TWIST
 
 from clockd.config import load
@@ -45,7 +45,7 @@ class Ear:
         self.environment = without_coverage() | {"NOTIFY_SOCKET": name}
         self.words = []
 
-    def listen(self, seconds=20.0):
+    def listen(self, seconds=SECONDS):
         """Take note of the next datagram; false if none comes."""
         self.socket.settimeout(seconds)
         try:

@@ -439,7 +439,7 @@ def test_on_a_terminal_a_line_is_wrapped_and_nothing_is_left_out(server):
         import fcntl, os, pty, struct, subprocess, sys, termios
         ours, theirs = pty.openpty()
         fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 25, 60, 0, 0))
-        done = subprocess.run(sys.argv[1:], stdin=subprocess.DEVNULL, stdout=theirs, stderr=subprocess.PIPE, timeout=20)
+        done = subprocess.run(sys.argv[1:], stdin=subprocess.DEVNULL, stdout=theirs, stderr=subprocess.PIPE, timeout=60)
         os.close(theirs)
         print(done.returncode, done.stderr, repr(os.read(ours, 65536).decode()))
     """

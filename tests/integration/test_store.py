@@ -300,7 +300,7 @@ def test_what_never_was_a_database_is_left_alone(path):
 
 
 def test_the_wheel_has_the_migrations(tmp_path):
-    done = run(sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path), cwd=ROOT, seconds=60)
+    done = run(sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path), cwd=ROOT, seconds=180)
     assert done.returncode == 0, done.stderr
     (wheel,) = tmp_path.glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:

@@ -24,7 +24,7 @@ from clockd.config import Config, load
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
 BIN = Path(sys.executable).parent
-SECONDS = 30.0
+SECONDS = 60.0
 """As long as any program may take for what it is asked here."""
 
 
