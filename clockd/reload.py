@@ -96,6 +96,8 @@ class Reload:
             self._log.info("in force from now on: {keys}", keys=", ".join(sorted(live)))
         if others := changed - live:
             self._log.warn("changed, but in force only after a restart: {keys}", keys=", ".join(sorted(others)))
+        if not changed:
+            self._log.info("nothing of the configuration has changed")
 
     def _take(self, config: Config) -> None:
         for key in self._limits.__struct_fields__:

@@ -6,7 +6,7 @@ from functools import partial
 from threading import active_count
 
 from doubles import Mind, clockd_logs
-from test_service import ServiceCase
+from test_service import UNCHANGED, ServiceCase
 from twisted.logger import formatEvent
 
 from clockd.config import Auth, Avatars, Config, HostFeed, Metrics, PushFeed, Server, load
@@ -31,9 +31,9 @@ class ReloadTests(ServiceCase):
         peer.perspective = peer.login(Mind(), secret=self.secret)
         return peer
 
-    def test_what_has_not_changed_is_not_told(self):
+    def test_that_nothing_has_changed_is_told_each_time(self):
         self.start()
-        self.assertEqual((self.reload(), self.reload()), ([], []))
+        self.assertEqual((self.reload(), self.reload()), ([UNCHANGED], [UNCHANGED]))
 
     def test_limits_are_in_force_at_once(self):
         self.start(limits=Limits(connections_per_account=2))
@@ -93,7 +93,7 @@ class ReloadTests(ServiceCase):
             self.assertEqual(told, [("warn", f"changed, but in force only after a restart: {keys}")])
         peer = self.enter()
         self.assertTrue(peer.ask(peer.perspective, "publish", "a", 1).check("clockd.errors.NotPermitted"))
-        self.assertEqual(self.reload(feeds={"a": PushFeed(), "b": HostFeed()}), [])
+        self.assertEqual(self.reload(feeds={"a": PushFeed(), "b": HostFeed()}), [UNCHANGED])
 
     def test_a_configuration_that_is_broken_leaves_the_one_before_in_force_and_is_told(self):
         self.start(limits=Limits(min_period=0.5))

@@ -34,6 +34,8 @@ from clockd.store import MemoryStore
 from clockd.users import add_account
 from clockd.values import Limits, Readiness, Sample, Tally
 
+UNCHANGED = ("info", "nothing of the configuration has changed")
+
 
 @implementer(IListeningPort)
 class Port:
@@ -388,13 +390,14 @@ class CertificateTests(ServiceCase):
         self.assertEqual(self.service.tally.tls_expiry, self.expiry)
 
     def test_without_tls_nothing_expires_and_nothing_is_read_again(self):
-        self.assertEqual(self.told(lambda: self.make(tls=Tls((), *self.files)).reload()), [])
+        self.assertEqual(self.told(lambda: self.make(tls=Tls((), *self.files)).reload()), [UNCHANGED])
         self.assertIsNone(self.service.tally.tls_expiry)
 
     def test_what_is_read_again_is_told(self):
         self.listen()
         self.assertEqual(
-            self.told(self.service.reload), [("info", "FOLDER/server.pem: read again, with what belongs to it")]
+            self.told(self.service.reload),
+            [UNCHANGED, ("info", "FOLDER/server.pem: read again, with what belongs to it")],
         )
 
     def test_a_broken_file_leaves_the_old_one_in_force_and_is_told(self):
@@ -402,16 +405,16 @@ class CertificateTests(ServiceCase):
         expiry = self.expiry
         self.renew(pem=b"nonsense")
         told = "the certificates read before stay in force: tls.certificate: FOLDER/server.pem: is no PEM certificate"
-        self.assertEqual(self.told(self.service.reload), [("warn", told)])
+        self.assertEqual(self.told(self.service.reload), [UNCHANGED, ("warn", told)])
         self.assertEqual(self.service.tally.tls_expiry, expiry)
 
     def test_one_that_expires_soon_is_warned_of_at_the_start_and_when_it_is_read_again(self):
         for self.left, soon in ((EXPIRY_SECONDS, False), (EXPIRY_SECONDS - 1, True), (0, True), (-1e9, True)):
             expected = [self.warning()] * soon
             self.assertEqual([told for told in self.told(self.listen) if told[0] == "warn"], expected)
-            self.assertEqual(self.told(self.service.reload)[1:], expected)
+            self.assertEqual(self.told(self.service.reload)[2:], expected)
         Path(self.files[0]).write_bytes(b"")
-        self.assertEqual(self.told(self.service.reload)[1:], [self.warning()])
+        self.assertEqual(self.told(self.service.reload)[2:], [self.warning()])
 
     def test_authorities_of_clients_that_cannot_be_read_are_told(self):
         with self.assertRaisesRegex(Misconfigured, r"^tls\.client_ca: .*/none: cannot be read: No such file"):
