@@ -435,7 +435,6 @@ class ClockClient:
                     if self._link is None:
                         raise
                     self._trouble = str(error)
-                    self._log.info("{endpoint}: {error}", endpoint=self._endpoint, error=str(error))
                 else:
                     since = self._reactor.seconds()
                     await self._use(link)
@@ -474,17 +473,14 @@ class ClockClient:
 
     def _pause(self) -> float:
         """Return how many seconds to wait: as many as a server that stops has named, else more after each failure."""
-        retry, self._retry = self._retry, None
-        if retry is None:
-            self._log.info("{endpoint}: not connected; connecting again", endpoint=self._endpoint)
+        trouble = self._trouble
+        seconds, self._retry = self._retry, None
+        if seconds is None:
+            seconds = self._delay(self._attempt)
             self._attempt += 1
-            return self._delay(self._attempt - 1)
-        self._log.info(
-            "{endpoint}: the server stops; connecting again in {seconds} s",
-            endpoint=self._endpoint,
-            seconds=round(retry, 1),
-        )
-        return retry
+            trouble = f"connecting again in {seconds:.1f} s: {trouble}"
+        self._log.info("{endpoint}: {trouble}", endpoint=self._endpoint, trouble=trouble)
+        return seconds
 
     async def _open(self) -> Link:
         """Connect, log in, ask for what was asked for before."""

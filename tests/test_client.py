@@ -410,6 +410,19 @@ class ReconnectionTests(ClientCase):
         self.network.advance(1.5, 0.25)
         self.assertGreater(self.successResultOf(waiting).stamp, EPOCH)
 
+    def test_the_log_says_once_for_each_try_why_and_when(self):
+        self.entered()
+        with clockd_logs() as events:
+            self.lose()
+            self.network.down = Refused()
+            self.network.advance(5, 0.25)
+        said = [formatEvent(event) for event in events if event["log_namespace"].startswith("clockd.client")]
+        self.assertEqual(len(said), self.network.attempts)  # the one that was lost, and those that failed
+        again = rf"^{ENDPOINT}: connecting again in \d\.\d s: "
+        self.assertRegex(said[0], f"{again}the connection to {ENDPOINT} was lost$")
+        for told in said[1:]:
+            self.assertRegex(told, f"{again}cannot connect to {ENDPOINT}: .*; does clockd listen there")
+
     def test_the_first_delay_is_half_a_second_to_one_and_a_half(self):
         delays = []
         for _ in range(20):
@@ -1493,7 +1506,8 @@ class OddNoticeTests(ClientCase):
     def assert_back_as_usual(self):
         with clockd_logs() as events:
             self.assert_back_within(0.5, 1.5)
-        self.assertEqual([formatEvent(event) for event in events], [f"{ENDPOINT}: not connected; connecting again"])
+        (said,) = map(formatEvent, events)
+        self.assertRegex(said, rf"^{ENDPOINT}: connecting again in [01]\.\d s: the server stops$")
 
     def test_a_time_to_come_back_without_end_is_five_minutes(self):
         for retry in (math.inf, 2**400, 301, 1e308):

@@ -148,7 +148,7 @@ def test_it_goes_on_when_the_server_is_back():
     lines.wait_for("account-002")
     first.end(signal.SIGKILL)
     terminal.wait_for("no answer from the server; it was like this at ")
-    lines.wait_for("not connected; connecting again")
+    lines.wait_for("connecting again in")
     terminal.wait_for("account-002")
     second = Crowd(4, port=first.port)
     terminal.wait_for("4 connections")
