@@ -1,9 +1,5 @@
 """A command line becomes one call.
 
-Exit codes: 0 done, or stopped by a signal where nothing else ends it; 1 it could not be done (no server, wrong secret,
-port in use, a signal before it was done); 2 a mistake in the command line, the configuration or the users file. A
-user's mistake is one sentence that says what to do, never a traceback.
-
 Rules of this module: Twisted, `config`, `service` and whatever else only some commands need is imported inside them:
 Twisted alone takes a third of a second, and `clockd health` runs every few seconds.
 """
@@ -13,30 +9,27 @@ import re
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator
-from contextlib import AbstractContextManager, asynccontextmanager, contextmanager, nullcontext, suppress
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
+from contextlib import AbstractContextManager, asynccontextmanager, nullcontext, suppress
 from functools import partial
 from io import TextIOWrapper
 from math import isfinite
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from clockd import __version__
+from clockd.dial import dialler, feed_explained, is_utf8, login_explained, login_options
+from clockd.outcome import Interrupted, drive, one_sentence, quiet_without_readers
 
 if TYPE_CHECKING:
-    from twisted.python.failure import Failure
-
     from clockd.client import ClockClient, Samples, TimeInterval
     from clockd.config import Config, Flags
     from clockd.pipe import Outgoing
     from clockd.top import Lines, Screen
 
     Follow = Callable[[ClockClient, Samples, Any], Coroutine[Any, Any, None]]
-
-DEFAULT_PORT = 8787
-"""Where `watch` looks for a server whose port was not said; the default of `server.listen`."""
 
 FIRST_ACCOUNT = "clockd"
 """The account that `serve --init` makes."""
@@ -64,10 +57,6 @@ PATIENCE_SECONDS = 1.0
 """When no sample has come for so long, `watch` says so, once."""
 
 
-class Interrupted(Exception):
-    """A signal came before what was to be done was done."""
-
-
 class Text(click.ParamType[str]):
     """A word that a server can be told."""
 
@@ -82,15 +71,6 @@ class Text(click.ParamType[str]):
         if not is_utf8(value):
             self.fail(f"{value!r} is no UTF-8", param, ctx)
         return value
-
-
-def is_utf8(word: str) -> bool:
-    """Tell whether what the shell has given was UTF-8."""
-    try:
-        word.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -176,21 +156,6 @@ def demo() -> None:
             click.echo("\nstopped")
 
 
-def login_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command the options of `_dialler`."""
-    for option in (
-        click.option("--tls-key", metavar="FILE", help="Its private key.  [default: in the same file]"),
-        click.option("--tls-certificate", metavar="FILE", help="Use TLS, and show this certificate, PEM."),
-        click.option("--tls-ca", metavar="FILE", help="Use TLS, and trust the authorities in this PEM file."),
-        click.option("--tls", is_flag=True, help="Use TLS, and trust the system's authorities."),
-        click.option(
-            "--secret-file", type=click.Path(path_type=Path), help="Where the secret is.  [default: asks for it]"
-        ),
-    ):
-        command = option(command)
-    return command
-
-
 @main.command()
 @click.argument("target", metavar="[NAME@]HOST[:PORT]")
 @click.option(
@@ -274,7 +239,7 @@ def watch(
             )
         if not probing and (utc or within is not None):
             raise click.UsageError("--utc and --within go with --check")
-        dial = _dialler(target, **login)
+        dial = dialler(target, **login)
         if probing:
             begin_logging("text", sys.stderr, "warn")
             with login_explained(dial):
@@ -331,7 +296,7 @@ def publish(target: str, feed: str | None, value: str | None, **login: Any) -> N
             raise click.UsageError("VALUE is missing: give one, or - for a value a line on standard input")
         if (value or "-") == "-" and sys.stdin is None:
             raise click.UsageError("there is no standard input")
-        dial = _dialler(target, **login)
+        dial = dialler(target, **login)
         counts: dict[str, int] = {}
         with quiet_without_readers(), login_explained(dial):
             if feed is None or value is None:
@@ -395,7 +360,7 @@ def top(target: str, every: float, sort: str, limit: int, as_json: bool, once: b
             raise click.BadParameter("0.1 to 86400 seconds", param_hint="--every")
         if sort not in SORTS:
             raise click.BadParameter(f"{sort!r} is not one of {', '.join(SORTS)}", param_hint="--sort")
-        dial = _dialler(target, **login)
+        dial = dialler(target, **login)
         if isinstance(sys.stdout, TextIOWrapper):
             sys.stdout.reconfigure(errors="replace")  # of a terminal that is not one of UTF-8; no line grows
         terminal = sys.stdout is not None and sys.stdout.isatty()
@@ -446,7 +411,7 @@ def kick(target: str, account: str, reason: str, **login: Any) -> None:
             raise click.BadParameter("a name has one letter at least", param_hint="ACCOUNT")
         if len(reason) > REASON_LETTERS:
             raise click.BadParameter(f"{REASON_LETTERS} letters at most", param_hint="--reason")
-        dial = _dialler(target, **login)
+        dial = dialler(target, **login)
         with login_explained(dial):
             drive(partial(_kick, dial, account, reason))
 
@@ -579,145 +544,6 @@ def health(url: str | None) -> None:
     sys.exit(0 if answer.ok else 1)
 
 
-@contextmanager
-def one_sentence(failed: int = 1) -> Iterator[None]:
-    """Turn what a user did wrong into one sentence on standard error, and an exit code.
-
-    Args:
-        failed: The code where it is no mistake of the user's.
-    """
-    from clockd.errors import CannotListen, ClockdError, Misconfigured
-
-    try:
-        yield
-    except ClockdError as error:
-        click.echo(f"clockd: {error}", err=True)
-        mistake = isinstance(error, Misconfigured) and not isinstance(error, CannotListen)
-        sys.exit(2 if mistake else failed)
-    except OSError as error:
-        click.echo(f"clockd: {error}", err=True)
-        sys.exit(failed)
-    except Interrupted:
-        click.echo("clockd: ended by a signal before it was done", err=True)
-        sys.exit(failed)
-    except click.Abort:
-        click.echo("Aborted!", err=True)
-        sys.exit(failed)
-
-
-@contextmanager
-def login_explained(dial: "partial[ClockClient]") -> Iterator[None]:
-    """Say with what a login was tried that failed."""
-    from clockd.errors import ConnectionFailed, WrongCredentials
-
-    _, name, _ = dial.args
-    try:
-        yield
-    except WrongCredentials as error:
-        if name is None:
-            raise
-        raise WrongCredentials(f"{error} (as {name})") from error
-    except ConnectionFailed as error:
-        if dial.keywords["tls"] is not None or not str(error).startswith("no session"):
-            raise
-        raise ConnectionFailed(f"{error} or does it want --tls?") from error
-
-
-@contextmanager
-def quiet_without_readers() -> Iterator[None]:
-    """Let a command end in silence when nobody reads what it prints."""
-    try:
-        yield
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nobody reads what is still buffered
-
-
-def drive(work: Callable[[Any], Coroutine[Any, Any, None]], *, endless: bool = False) -> None:
-    """Run a coroutine in the reactor, on the monotonic clock, until it ends; a signal that is not ignored cancels it.
-
-    Args:
-        work: Returns the coroutine.
-        endless: Whether a signal is how it is meant to end.
-
-    Raises:
-        Exception: What the coroutine raised.
-        Interrupted: A signal has ended it, and it is not endless.
-    """
-    from twisted.internet import reactor
-    from twisted.internet.defer import CancelledError, Deferred
-
-    from clockd.monotonic import make_monotonic
-    from clockd.process import on_stop_signals, stop
-
-    make_monotonic(reactor)
-    failures: list[Failure] = []
-    done_by_itself: list[object] = []
-
-    def keep(failure: "Failure") -> None:
-        if not failure.check(CancelledError):
-            failures.append(failure)
-
-    def start() -> None:
-        done = Deferred.fromCoroutine(work(reactor))
-
-        def end() -> Deferred[None]:
-            for number in (signal.SIGINT, signal.SIGTERM):
-                signal.signal(number, signal.SIG_DFL)  # whoever asks twice does not want to wait
-            done.cancel()
-            return done
-
-        reactor.addSystemEventTrigger("before", "shutdown", end)
-        on_stop_signals(partial(stop, reactor), reactor)
-        done.addCallbacks(done_by_itself.append, keep).addBoth(lambda _: stop(reactor))
-
-    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
-        signal.signal(signal.SIGHUP, lambda *_: reactor.callFromThread(stop, reactor))  # type: ignore[attr-defined]  # it is the reactor
-    reactor.callWhenRunning(start)
-    reactor.run()
-    for failure in failures:
-        failure.raiseException()
-    if not (done_by_itself or endless):
-        raise Interrupted
-
-
-class Target(NamedTuple):
-    """What `[NAME@]HOST[:PORT]` says."""
-
-    name: str | None
-    host: str
-    endpoint: str
-
-
-def parse_target(target: str) -> Target:
-    """Take `[NAME@]HOST[:PORT]` apart; HOST may be `[IPV6]`.
-
-    Raises:
-        click.BadParameter: It is of another form.
-    """
-    name, at, where = target.rpartition("@")
-    if where.startswith("["):
-        host, bracket, port = where[1:].partition("]")
-        valid = bool(bracket) and (port.startswith(":") or not port)
-        port = port[1:]
-    else:
-        host, colon, port = where.partition(":")
-        valid = bool(port) or not colon
-    try:
-        host.encode("idna")
-    except UnicodeError:
-        valid = False
-    if (
-        not valid
-        or not is_utf8(name)
-        or not host
-        or (at and not name)
-        or (port and not (port.isdecimal() and 0 < int(port) < 65536))
-    ):
-        raise click.BadParameter(f"{target!r} is not [NAME@]HOST[:PORT], as in alice@localhost:8787")
-    escaped = host.replace(":", "\\:")
-    return Target(name or None, host, f"tcp:{escaped}:{port or DEFAULT_PORT}")
-
-
 async def _serve(config: "Config", file: Path | None, flags: "Flags", reactor: Any) -> None:
     from twisted.internet.defer import Deferred
 
@@ -748,13 +574,8 @@ async def _watch(
     follow: "Follow",
     reactor: Any,
 ) -> None:
-    from clockd.errors import UnknownFeed
-
-    async with dial(reactor=reactor) as clock:
-        try:
-            await follow(clock, clock.samples(feed, period=period, deadband=deadband), reactor)
-        except UnknownFeed as error:
-            raise await _unknown(feed, clock) from error
+    async with dial(reactor=reactor) as clock, feed_explained(feed, clock):
+        await follow(clock, clock.samples(feed, period=period, deadband=deadband), reactor)
 
 
 async def _print(
@@ -840,13 +661,8 @@ def _probed(dial: "Callable[..., ClockClient]", target: str, tolerance: float, u
 
 
 async def _publish(dial: "Callable[..., ClockClient]", feed: str, value: object, reactor: Any) -> None:
-    from clockd.errors import UnknownFeed
-
-    async with dial(reactor=reactor) as clock:
-        try:
-            click.echo(await clock.publish(feed, value))
-        except UnknownFeed as error:
-            raise await _unknown(feed, clock) from error
+    async with dial(reactor=reactor) as clock, feed_explained(feed, clock):
+        click.echo(await clock.publish(feed, value))
 
 
 async def _top(
@@ -892,13 +708,6 @@ async def _for_administrators() -> AsyncIterator[None]:
             f"{error}; the role admin is given with: clockd user add --role admin NAME, "
             "or to an account that there is by :admin at the end of its line in the users file"
         ) from error
-
-
-async def _unknown(feed: str, clock: "ClockClient") -> Exception:
-    """Return an error that says which feeds there are."""
-    from clockd.errors import UnknownFeed
-
-    return UnknownFeed(f"there is no feed {feed}; those that you may read: {', '.join(await clock.feeds())}")
 
 
 async def _publish_lines(
@@ -963,57 +772,6 @@ def _require_no_option(*words: str | None) -> None:
     for word in words:
         if word is not None and re.match(r"-(?!\.?\d|$)", word):
             raise click.NoSuchOption(word)
-
-
-def _dialler(
-    target: str,
-    *,
-    secret_file: Path | None,
-    tls: bool,
-    tls_ca: str | None,
-    tls_certificate: str | None,
-    tls_key: str | None,
-) -> "partial[ClockClient]":
-    """Return `connect`, with all but the reactor; asks for what it needs."""
-    import getpass
-
-    from clockd.client import ClientTLS, connect
-
-    if tls_key is not None and tls_certificate is None:
-        raise click.UsageError("--tls-key is the key of a certificate: give --tls-certificate, too")
-    where = parse_target(target)
-    protection = None
-    if tls or tls_ca is not None or tls_certificate is not None:
-        protection = ClientTLS(where.host, ca=tls_ca, certificate=tls_certificate, private_key=tls_key)
-    name = secret = None
-    if tls_certificate is None or where.name is not None or secret_file is not None:
-        name, secret = where.name or getpass.getuser(), _secret(secret_file, target)
-    return partial(connect, where.endpoint, name, secret, tls=protection)
-
-
-def _secret(file: Path | None, target: str) -> str:
-    if file is not None:
-        try:
-            read = file.read_text(encoding="utf-8").partition("\n")[0]
-        except (OSError, UnicodeDecodeError) as error:
-            why = getattr(error, "strerror", None) or str(error)
-            raise click.BadParameter(f"{file}: cannot be read: {why}", param_hint="--secret-file") from error
-        if not read:
-            raise click.BadParameter(f"{file}: is empty", param_hint="--secret-file")
-        return read
-    secret = os.environ.get("CLOCKD_SECRET")
-    if secret == "" or (secret is not None and not is_utf8(secret)):
-        what = "empty" if secret == "" else "no UTF-8"
-        raise click.UsageError(f"CLOCKD_SECRET is {what}: set it to the secret, or give --secret-file")
-    if secret is not None:
-        return secret
-    if not sys.stdin.isatty():
-        raise click.UsageError("there is no secret: give --secret-file or set CLOCKD_SECRET")
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # Click says "Aborted!"
-    try:
-        return str(click.prompt(f"Secret of {target}", hide_input=True, err=True))
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 def _password() -> bytes:

@@ -1,6 +1,6 @@
 """What the server asks of the process that it runs in: descriptors, and a collector that does not stop pushes.
 
-Rules of this module: called where a process is made a server, in `cli` and `twist`; never by the library.
+Rules of this module: called by commands and `twist`, whose process it is; never by the library.
 """
 
 import gc
