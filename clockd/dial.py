@@ -1,6 +1,6 @@
 """How a command becomes a client: whom it dials, with which secret, and what it says where it is turned away.
 
-Rules of this module: the client library is imported when it is dialled.
+Rules of this module: the client library is imported inside what needs it, as in `cli`.
 """
 
 import os

@@ -4,7 +4,7 @@ Exit codes: 0 done, or stopped by a signal where nothing else ends it; 1 it coul
 port in use, a signal before it was done); 2 a mistake in the command line, the configuration or the users file. A
 user's mistake is one sentence that says what to do, never a traceback.
 
-Rules of this module: Twisted is imported by what needs it.
+Rules of this module: Twisted is imported inside what needs it, as in `cli`.
 """
 
 import os
