@@ -12,7 +12,7 @@ import click
 import pytest
 from processes import CLOCKD, SECONDS, STARTED, Program, Server, clockd, eventually, run
 
-from clockd import cli
+from clockd.publish import value_of_word
 
 CONFIG = """
 [limits]
@@ -107,13 +107,13 @@ class Pipe:
     ],
 )
 def test_a_value_is_json_or_else_a_string(text, value):
-    assert cli._value(text) == value
+    assert value_of_word(text) == value
 
 
 @pytest.mark.parametrize("text", ["{", "[1,", '"a', " {celsius: 1}", '[1] or "so"'])
 def test_what_begins_as_json_and_is_none_is_refused(text):
     with pytest.raises(click.BadParameter, match=r"^no JSON: "):
-        cli._value(text)
+        value_of_word(text)
 
 
 def test_a_value_is_published_and_its_number_printed(server):
