@@ -19,7 +19,7 @@ from tempfile import TemporaryDirectory
 ROOT = Path(__file__).resolve().parent.parent
 VERSIONS = ("3.11", "3.12", "3.13")
 UPPER_LAYERS = (
-    *("cli", "accounts", "administration", "publish", "dial", "outcome"),
+    *("cli", "accounts", "administration", "publish", "watch", "dial", "outcome"),
     *("demo", "twist", "service", "client", "__main__", "_twist_plugin"),
 )
 UNIT_COVERAGE, COVERAGE = 90, 95
