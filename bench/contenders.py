@@ -178,7 +178,8 @@ class Clockd(Contender):
             f'[metrics]\nlisten = "tcp:{self.metrics_port}:interface=127.0.0.1"\n'
             "[limits]\n" + "".join(f"{key} = {value}\n" for key, value in self.settings.items())
         )
-        return self.program([sys.executable, "-m", "clockd", "serve", f"--config={self.folder / 'clockd.toml'}"])
+        here = ["env", f"--chdir={self.folder}", f"PYTHONPATH={self.tree}"]  # where it keeps its state
+        return self.program([*here, sys.executable, "-m", "clockd", "serve", f"--config={self.folder / 'clockd.toml'}"])
 
     def listener(self) -> str:
         """Return the part of the configuration that says where it listens."""

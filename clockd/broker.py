@@ -90,7 +90,7 @@ SWEPT = 64
 """At least so many clients, and one in so many of all, are probed or ended in one sweep, at 20 µs each."""
 
 TOLD = 64
-"""So many clients are told of a step of the clock in one turn of the reactor, at 15 µs each."""
+"""So many clients are told of a step of the clock in one turn of the reactor, at 13 µs each."""
 
 
 class LoginRoot:

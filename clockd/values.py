@@ -257,7 +257,8 @@ CONNECTION_STATES = {"pending": "not logged in", "authenticated": "logged in"}
 
 CLOSE_REASONS = {
     "client": "the client closed it, or dropped its avatar",
-    "lost": "it broke: the client died, or the network did; over TLS also a client that just ended",
+    "lost": "it broke: the client died, or the network did; a client of our library that was not let in; over TLS "
+    "also a client that just ended",
     "stale": "it owed an answer, and was silent for `limits.stale_seconds`",
     "login_timeout": "it had not logged in after `limits.login_seconds`",
     "kicked": "its account was removed from the users file, or `clockd kick` closed it",
@@ -274,7 +275,8 @@ LOGIN_METHODS = {
     "password": "an account with a password",
     "anonymous": "without proof",
     "certificate": "by a client's certificate",
-    "unknown": "a name that is not in the users file; never with `ok`",
+    "unknown": "a name that is not in the users file, or that was not looked up: `throttled`, or for want of room; "
+    "never with `ok`",
 }
 
 LOGIN_RESULTS = {

@@ -2,10 +2,11 @@ import gc
 import math
 from time import time
 
-from doubles import Network
+from doubles import Mind, Network
 from twisted.cred.credentials import UsernamePassword
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
+from twisted.spread.pb import PBClientFactory
 from twisted.trial.unittest import SynchronousTestCase
 
 from clockd.client import ClockClient
@@ -122,6 +123,21 @@ class FakeServerTests(SynchronousTestCase):
         self.network.flush()
         self.assertEqual(self.successResultOf(waiting), ["late"])
 
+    def test_arguments_by_name_are_those_of_that_place(self):
+        call = self.entered()._link.perspective.callRemote
+        self.assertEqual(self.successResultOf(self.ask(call("setperiod", period=2))), 2)
+        self.server.answers["publish"] = lambda _feed, value, _stamp=None: value * 2
+        self.assertEqual(self.successResultOf(self.ask(call("publish", value=21, feed="room"))), 42)
+        called = [Call("alice", "setperiod", (2,)), Call("alice", "publish", ("room", 21))]
+        self.assertEqual(self.server.calls, called)
+
+    def test_arguments_that_a_method_does_not_take_are_refused(self):
+        call = self.entered()._link.perspective.callRemote
+        for words, names in (((), {}), ((1, "time", 3), {}), ((1,), {"deadband": 2}), ((1,), {"period": 2})):
+            error = self.failureResultOf(self.ask(call("setperiod", *words, **names))).value
+            self.assertIn(error.remoteType, (b"clockd.errors.InvalidValue", "clockd.errors.InvalidValue"))
+        self.assertEqual(self.server.calls, [])
+
     def test_a_method_that_no_server_has_is_refused(self):
         client = self.entered()
         self.failureResultOf(self.ask(client._call("nonsense")), UnknownMethod)
@@ -143,6 +159,20 @@ class FakeServerTests(SynchronousTestCase):
         self.assertEqual(self.server.accounts, [])
         self.network.advance(1, 0.5)
         self.assertTrue(client.connected)
+
+    def test_notices_are_numbered_for_each_connection(self):
+        minds = []
+        for part in range(3):
+            self.server.notify("news", part=part)
+            minds.append(Mind())
+            factory = PBClientFactory()
+            self.network.connect(factory)
+            avatar = self.successResultOf(self.ask(factory.login(UsernamePassword(b"bob", b"any"), minds[-1])))
+            self.ask(avatar.callRemote("subscribe", "server"))
+        self.server.notify("news", part=3)
+        self.network.flush()
+        told = [[(sequence, notice["part"]) for _, sequence, _, notice in mind.samples] for mind in minds]
+        self.assertEqual(told, [[(1, 1), (2, 2), (3, 3)], [(1, 2), (2, 3)], [(1, 3)]])
 
     def test_a_step_by_what_is_no_number_is_a_step(self):
         client = self.entered()

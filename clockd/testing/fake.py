@@ -16,6 +16,7 @@ import math
 import time
 from collections.abc import Callable
 from functools import partial
+from inspect import signature
 from types import TracebackType
 from typing import Any, Self
 
@@ -26,7 +27,7 @@ from twisted.spread import pb
 
 from clockd.client import reactor_here
 from clockd.either import Either
-from clockd.errors import UnknownMethod
+from clockd.errors import InvalidValue, UnknownMethod
 from clockd.values import NOTICES, ServerStatus
 
 DEFAULT_PERIOD = 1.0
@@ -39,7 +40,7 @@ class Call(Struct, frozen=True):
     Attributes:
         account: Who has logged in there.
         method: What was called.
-        arguments: As they came.
+        arguments: As they came; those that came by name are in their places.
     """
 
     account: str
@@ -122,8 +123,10 @@ class FakeServer:
 
     def notify(self, kind: str, **parts: object) -> None:
         """Send a notice, such as `notify("draining", retry_seconds=1.0)`, to everyone who takes notices."""
-        self.push({"kind": kind, **parts}, NOTICES)
-        del self._newest[NOTICES]  # it is for those who are here
+        for seat in self._seats:
+            if NOTICES in seat.feeds:
+                seat.notices += 1
+                seat.tell("notifySample", NOTICES, seat.notices, self.now(), {"kind": kind, **parts})
 
     def step(self, seconds: float, *, told: bool = True) -> None:
         """Set the server's clock forward, or back, and tell the clients unless `told` is false."""
@@ -210,6 +213,7 @@ class _Seat(pb.Referenceable):
     ) -> None:
         self.account = account
         self.feeds = {"time"}
+        self.notices = 0
         self._server = server
         self._mind = mind
         self._push_newest = push_newest
@@ -222,17 +226,19 @@ class _Seat(pb.Referenceable):
 
     def remoteMessageReceived(self, broker: Any, message: str, args: Any, kw: Any) -> Any:
         """Answer as the test says, or else by the method of that name."""
-        server = self._server
-        call = Call(self.account, message, tuple(broker.unserialize(args)))
-        if message != "exchange" and (message, call.arguments) != ("subscribe", (NOTICES,)):
-            server.calls.append(call)
-        if message not in server.answers:
-            if not hasattr(self, f"remote_{message}"):
-                raise UnknownMethod(f"there is no method {message}")
-            return super().remoteMessageReceived(broker, message, args, kw)
-        answer = server.answers[message]
+        method = getattr(self, f"remote_{message}", None)
+        if method is None:
+            raise UnknownMethod(f"there is no method {message}")
+        try:
+            bound = signature(method).bind(*broker.unserialize(args), **broker.unserialize(kw))
+        except TypeError as error:
+            raise InvalidValue(f"{message}: {error}") from error
+        server, arguments = self._server, bound.args
+        if message != "exchange" and (message, arguments) != ("subscribe", (NOTICES,)):
+            server.calls.append(Call(self.account, message, arguments))
+        answer = server.answers.get(message, method)
         if callable(answer):
-            answer = answer(*broker.unserialize(args))
+            answer = answer(*arguments)
         if isinstance(answer, Exception):
             raise answer
         return broker.serialize(answer, None, message, args, kw)
