@@ -157,7 +157,8 @@ class Samples(Arrivals[Reading]):
             missed, self._missed = self._missed, 0
             raise Overflow(
                 f"{missed} of the samples of {self.feed} were replaced by newer ones before the program took them: "
-                "take them faster, ask for a longer period, or do without overflow='error'; the next step goes on"
+                "take them faster, ask for a longer period, or do without overflow='error'; the next step goes on",
+                missed,
             )
         return await super()._next()
 

@@ -117,7 +117,16 @@ class Replaced(ClientError):
 
 
 class Overflow(ClientError):
-    """Samples came faster than the program took them, and it has asked to be told; the iterator goes on after it."""
+    """Samples came faster than the program took them, and it has asked to be told; the iterator goes on after it.
+
+    Args:
+        message: For people.
+        replaced: How many samples were replaced by newer ones before the program took them.
+    """
+
+    def __init__(self, message: str, replaced: int = 0) -> None:
+        super().__init__(message)
+        self.replaced = replaced
 
 
 class ReactorConflict(ClientError):

@@ -88,8 +88,9 @@ class OverflowTests(SynchronousTestCase):
         self.put(samples, 1)
         self.assertEqual(self.next(samples), 1)
         self.put(samples, 2, 3, 4)
-        told = str(self.failureResultOf(awaited(anext(samples)), Overflow).value)
-        self.assertTrue(told.startswith("2 of the samples of room were replaced by newer ones"), told)
+        error = self.failureResultOf(awaited(anext(samples)), Overflow).value
+        self.assertTrue(str(error).startswith("2 of the samples of room were replaced by newer ones"), error)
+        self.assertEqual(error.replaced, 2)
         self.assertEqual(self.next(samples), 4)
         self.put(samples, 5)
         self.assertEqual(self.next(samples), 5)
