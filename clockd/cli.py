@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -136,8 +136,8 @@ def check(config: Path | None) -> None:
         settings = load(config)
         with told_where(config):
             check_service(settings, reactor, time.time).note_expiry()
-        for key, account in _strangers(settings):
-            click.echo(f"{config}: {key}: there is no account {account} in {settings.auth.users}", err=True)
+        for remark in _remarks(settings):
+            click.echo(f"{config}: {remark}", err=True)
         click.echo(f"{config or 'defaults'}: good")
 
 
@@ -185,17 +185,18 @@ async def _serve(config: "Config", file: Path | None, flags: "Flags", reactor: A
         await service.stopService()
 
 
-def _strangers(config: "Config") -> Iterable[tuple[str, str]]:
-    """Return where the section of a feed names an account that there is not, and its name."""
+def _remarks(config: "Config") -> Iterator[str]:
+    """Return what sections of feeds say in vain: an account that there is not, and to retain where nothing is kept."""
     from clockd.users import ANONYMOUS, UsersFile
     from clockd.values import EVERYBODY
 
-    named = {
-        f"feeds.{name}.{key}": getattr(feed, key, ())
-        for name, feed in config.feeds.items()
-        for key in ("read", "publish")
-    }
     users = UsersFile(Path(config.auth.users))
     users.load()
     known = {EVERYBODY, ANONYMOUS, *(account.name for account in users.accounts())}
-    return [(key, account) for key, accounts in named.items() for account in accounts if account not in known]
+    for name, feed in config.feeds.items():
+        for key in ("read", "publish"):
+            for account in getattr(feed, key, ()):
+                if account not in known:
+                    yield f"feeds.{name}.{key}: there is no account {account} in {config.auth.users}"
+        if getattr(feed, "retain", False) and not config.server.state:
+            yield f"feeds.{name}.retain: its newest sample is lost at a stop; name a file in server.state"

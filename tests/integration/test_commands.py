@@ -201,14 +201,16 @@ def test_check_finds_good_what_can_be_served(tmp_path, users):
 
 def test_check_warns_of_what_may_be_wrong(tmp_path, users):
     file = tmp_path / "clockd.toml"
-    feeds = "[feeds.a]\nkind = 'push'\nread = ['alice', 'anonymous', '*']\npublish = ['alcie']\n"
+    feeds = "[feeds.a]\nkind = 'push'\nread = ['alice', 'anonymous', '*']\npublish = ['alcie']\nretain = true\n"
     file.write_text(f"[auth]\nusers = '{users}'\n{feeds}[feeds.b]\nkind = 'host'\nread = ['bob']\n")
-    done = clockd("check", "--config", str(file), environment={"CLOCKD_AUTH_USER": "x"})
+    settings = {"CLOCKD_AUTH_USER": "x", "CLOCKD_SERVER_STATE": ""}
+    done = clockd("check", "--config", str(file), environment=settings)
     assert (done.returncode, done.stdout) == (0, f"{file}: good\n")
-    typo, *strangers = done.stderr.splitlines()
+    typo, *remarks = done.stderr.splitlines()
     assert typo.endswith("warn     CLOCKD_AUTH_USER: is no key, and not read; did you mean CLOCKD_AUTH_USERS?")
-    assert strangers == [
+    assert remarks == [
         f"{file}: feeds.a.publish: there is no account alcie in {users}",
+        f"{file}: feeds.a.retain: its newest sample is lost at a stop; name a file in server.state",
         f"{file}: feeds.b.read: there is no account bob in {users}",
     ]
 
