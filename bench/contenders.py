@@ -173,17 +173,18 @@ class Clockd(Contender):
         """Make an account and a configuration, and start the server."""
         self.secret = self.add_user(ACCOUNT).strip()
         self.metrics_port = free_port()
+        keeps = (self.tree / "clockd" / "store.py").is_file()  # revisions before that know no state
+        state = f'server.state = "{self.folder / "clockd.sqlite"}"\n' if keeps else ""
         (self.folder / "clockd.toml").write_text(
-            f'{self.listener()}{self.feeds()}[auth]\nusers = "{self.users}"\n'
+            f'{state}{self.listener()}{self.feeds()}[auth]\nusers = "{self.users}"\n'
             f'[metrics]\nlisten = "tcp:{self.metrics_port}:interface=127.0.0.1"\n'
             "[limits]\n" + "".join(f"{key} = {value}\n" for key, value in self.settings.items())
         )
-        here = ["env", f"--chdir={self.folder}", f"PYTHONPATH={self.tree}"]  # where it keeps its state
-        return self.program([*here, sys.executable, "-m", "clockd", "serve", f"--config={self.folder / 'clockd.toml'}"])
+        return self.program([sys.executable, "-m", "clockd", "serve", f"--config={self.folder / 'clockd.toml'}"])
 
     def listener(self) -> str:
         """Return the part of the configuration that says where it listens."""
-        return f'[server]\nlisten = ["tcp:{self.port}:interface=127.0.0.1"]\n'
+        return f'server.listen = ["tcp:{self.port}:interface=127.0.0.1"]\n'
 
     def feeds(self) -> str:
         """Return the part of the configuration that says which feeds there are."""
@@ -217,9 +218,9 @@ class ClockdTLS(Clockd):
         """Return the part of the configuration that says where it listens."""
         certificate, key = make_certificate(self.folder)
         return (
-            f'[server]\nlisten = ["tcp:{free_port()}:interface=127.0.0.1"]\n'
-            f'[tls]\nlisten = ["tcp:{self.port}:interface=127.0.0.1"]\n'
-            f'certificate = "{certificate}"\nprivate_key = "{key}"\n'
+            f'server.listen = ["tcp:{free_port()}:interface=127.0.0.1"]\n'
+            f'tls.listen = ["tcp:{self.port}:interface=127.0.0.1"]\n'
+            f'tls.certificate = "{certificate}"\ntls.private_key = "{key}"\n'
         )
 
 

@@ -55,19 +55,14 @@ def add(name: str, users: Path | None, password_stdin: bool, role: str | None) -
       clockd user add --users users operator --role admin
     """
     with one_sentence():
-        from clockd.users import add_account, add_password_account, remove_account
+        from clockd.users import add_account, add_password_account
 
         if password_stdin:
             from clockd.passwords import new_hasher
 
             add_password_account(_users(users), name, _password(), new_hasher().hash, admin=role == "admin")
             return
-        secret = add_account(_users(users), name, admin=role == "admin")
-        try:
-            click.echo(secret)
-        except OSError:
-            remove_account(_users(users), name)  # nobody has seen the secret
-            raise
+        add_account(_users(users), name, admin=role == "admin", show=show)
 
 
 @user.command()
@@ -88,7 +83,7 @@ def passwd(name: str, users: Path | None, password_stdin: bool) -> None:
 
             change_password(_users(users), name, _password(), new_hasher().hash)
         else:
-            click.echo(renew_secret(_users(users), name))
+            renew_secret(_users(users), name, show)
 
 
 @user.command()
@@ -115,6 +110,17 @@ def list_(users: Path | None) -> None:
             click.echo(f"{account.name} {account.kind} {account.role}".rstrip())
 
 
+def show(secret: str) -> None:
+    """Print a secret, which nobody can do later.
+
+    Raises:
+        OSError: It cannot be printed.
+    """
+    if sys.stdout is None:
+        raise OSError("standard output is closed, where a secret is printed, once")
+    click.echo(secret)
+
+
 def _users(users: Path | None) -> Path:
     from clockd.config import Auth
 
@@ -125,9 +131,9 @@ def _password() -> bytes:
     """Read a line from standard input."""
     line = b"" if sys.stdin is None else sys.stdin.buffer.readline(PASSWORD_BYTES + 3)
     password = line.removesuffix(b"\n").removesuffix(b"\r")
-    if not 0 < len(password) <= PASSWORD_BYTES:
+    if not 0 < len(password) <= PASSWORD_BYTES or password.decode(errors="replace").encode() != password:
         raise click.BadParameter(
-            f"a password is one line of 1 to {PASSWORD_BYTES} bytes on standard input: "
+            f"a password is one line of 1 to {PASSWORD_BYTES} bytes of UTF-8 on standard input: "
             "give it as in --password-stdin < FILE",
             param_hint="--password-stdin",
         )

@@ -147,10 +147,11 @@ def kick(target: str, account: str, reason: str, **login: Any) -> None:
     with one_sentence():
         from clockd.client import REASON_LETTERS
         from clockd.logs import begin_logging
+        from clockd.values import NAME_BYTES
 
         begin_logging("text", sys.stderr)
-        if not account:
-            raise click.BadParameter("a name has one letter at least", param_hint="ACCOUNT")
+        if not 0 < len(account.encode()) <= NAME_BYTES:
+            raise click.BadParameter(f"a name has 1 to {NAME_BYTES} bytes", param_hint="ACCOUNT")
         if len(reason) > REASON_LETTERS:
             raise click.BadParameter(f"{REASON_LETTERS} letters at most", param_hint="--reason")
         dial = dialler(target, **login)

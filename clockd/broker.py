@@ -29,17 +29,15 @@ from clockd.errors import Draining, InvalidValue, NotPermitted, Refused, TooMany
 from clockd.interfaces import ISession
 from clockd.lobby import Lobby
 from clockd.login import ILogin, Login, new_login
-from clockd.logs import Quota, printable
+from clockd.logs import Quota
 from clockd.mind import RemoteMind
+from clockd.printable import printable
 from clockd.schedule import Schedule
 from clockd.throttle import Throttle
 from clockd.transport import SLICE_SECONDS, Outlet, WrappedOutlet, is_private, outlet
 from clockd.users import BYTES
-from clockd.values import Limits, Tally
+from clockd.values import NAME_BYTES, Limits, Tally
 from clockd.wire import PushTemplate, SampleEncoder
-
-NAME_BYTES = 64
-"""Longest account name, in bytes of UTF-8."""
 
 MAX_MIND_ID = 2**31 - 1
 """Largest id of a mind: every push carries it back; stock clients count from 1."""

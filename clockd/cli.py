@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from clockd import __version__
-from clockd.accounts import user
+from clockd.accounts import show, user
 from clockd.administration import kick, top
 from clockd.outcome import drive, one_sentence, quiet_without_readers
 from clockd.publish import publish
@@ -151,7 +151,8 @@ def health(url: str | None) -> None:
     from clockd.health import health_url, ready
 
     answer = ready(url or health_url(os.environ.get("CLOCKD_METRICS_LISTEN", "")))
-    click.echo(answer.text, err=not answer.ok)
+    with one_sentence():
+        click.echo(answer.text, err=not answer.ok)
     sys.exit(0 if answer.ok else 1)
 
 
@@ -159,8 +160,8 @@ def _first_account(users: Path) -> None:
     from clockd.users import add_account
 
     if not users.exists():
-        secret = add_account(users, FIRST_ACCOUNT)
-        click.echo(f"{users}: made, with the account {FIRST_ACCOUNT}; its secret, shown only now: {secret}")
+        said = f"{users}: made, with the account {FIRST_ACCOUNT}; its secret, shown only now: "
+        add_account(users, FIRST_ACCOUNT, show=lambda secret: show(said + secret))
 
 
 async def _serve(config: "Config", file: Path | None, flags: "Flags", reactor: Any) -> None:

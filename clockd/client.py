@@ -75,8 +75,8 @@ from clockd.exchanges import Exchanges
 from clockd.feeds import moment_of
 from clockd.hostclock import since_boot
 from clockd.link import Answer, Copy, Link, Mind, Way
-from clockd.logs import printable
 from clockd.offset import DRIFT, LARGEST_STAMP
+from clockd.printable import printable
 from clockd.timekeeper import TimeInterval, Timekeeper
 from clockd.values import FEED_NAME, NOTICES, Reading, is_deadband, is_period
 from clockd.wire import ValueEncoder

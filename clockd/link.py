@@ -34,7 +34,7 @@ from clockd.errors import (
     ServerFault,
     WrongCredentials,
 )
-from clockd.logs import printable
+from clockd.printable import printable
 from clockd.values import NOTICES
 
 T = TypeVar("T")
@@ -47,6 +47,9 @@ ALIVE_SECONDS = 30.0
 
 NO_OBJECT = 0
 """An object id that no server has: a call of it is answered with an error, and nobody logs it."""
+
+EXPRESSION_BYTES = 2**20
+"""Longest expression of a server; the longest that clockd has to say is a table of 200 sessions, some 100 kB."""
 
 CLOSE_SECONDS = 1.0
 """How long a connection may take to close in good order."""
@@ -184,14 +187,22 @@ class _Broker(pb.Broker):
         super().__init__(**options)
         self._local = local
         self.arrived = local()
+        self._unfinished = 0
 
     def dataReceived(self, data: bytes) -> None:
         self.arrived = self._local()
+        self._unfinished += len(data)
         try:
             super().dataReceived(data)
+            if self._unfinished > EXPRESSION_BYTES:
+                raise pb.ProtocolError("an expression without end")  # noqa: TRY301  # caught like all that makes no sense
         except Exception:  # noqa: BLE001  # many kinds are raised, and all are the server's doing
             self.senseless = True
             self.transport.abortConnection()
+
+    def expressionReceived(self, obj: Any) -> None:
+        self._unfinished = 0
+        super().expressionReceived(obj)
 
     def localObjectForID(self, luid: Any) -> Any:
         return super().localObjectForID(luid) if type(luid) is int else None

@@ -65,17 +65,6 @@ class TwistedLogger(Logger):
         return self
 
 
-def printable(text: str, most: int) -> str:
-    """Return what somebody else has written as it may stand in a line: escaped where it cannot be printed, and cut.
-
-    Args:
-        text: As it came.
-        most: Longest result, in letters.
-    """
-    escaped = (char if char.isprintable() else ascii(char)[1:-1] for char in text[:most])
-    return "".join(escaped)[:most]
-
-
 def begin_logging(style: str, stream: TextIO, level: str = "info") -> None:
     """Write our events of a level and above, and Twisted's of `warn` and above, to a stream from now on.
 

@@ -32,14 +32,8 @@ def one_sentence(failed: int = 1) -> Iterator[None]:
     Args:
         failed: The code where it is no mistake of the user's.
     """
-    from clockd.errors import CannotListen, ClockdError, Misconfigured
-
     try:
         yield
-    except ClockdError as error:
-        click.echo(f"clockd: {error}", err=True)
-        mistake = isinstance(error, Misconfigured) and not isinstance(error, CannotListen)
-        sys.exit(2 if mistake else failed)
     except OSError as error:
         click.echo(f"clockd: {error}", err=True)
         sys.exit(failed)
@@ -49,6 +43,14 @@ def one_sentence(failed: int = 1) -> Iterator[None]:
     except click.Abort:
         click.echo("Aborted!", err=True)
         sys.exit(failed)
+    except Exception as error:
+        from clockd.errors import CannotListen, ClockdError, Misconfigured
+
+        if not isinstance(error, ClockdError):
+            raise
+        click.echo(f"clockd: {error}", err=True)
+        mistake = isinstance(error, Misconfigured) and not isinstance(error, CannotListen)
+        sys.exit(2 if mistake else failed)
 
 
 @contextmanager

@@ -12,8 +12,9 @@ from clockd.errors import InvalidValue
 from clockd.feeds import ClockFeed, FeedTable, LatestFeed, RetainedFeed, SampledFeed
 from clockd.host import HostMeter
 from clockd.interfaces import IAccountStore, IFeed
-from clockd.logs import Quota, printable
+from clockd.logs import Quota
 from clockd.plugin import LoneThread, PluginSource, find_plugin
+from clockd.printable import printable
 from clockd.pulse import Pulse
 from clockd.scrape import Scraper, exporter_for, selector_for
 from clockd.values import Rights, Tally

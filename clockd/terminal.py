@@ -15,7 +15,7 @@ from rich.console import Console, RenderableType
 from rich.live import Live
 from rich.text import Text
 
-from clockd.logs import printable
+from clockd.printable import printable
 
 LETTERS = 10_000
 """Longest line."""
@@ -73,10 +73,13 @@ class Drawing(ABC):
 
 @contextmanager
 def silent(descriptor: int) -> Iterator[None]:
-    """Have a terminal neither show what is typed, over what is drawn, nor suspend us; what was typed is forgotten."""
+    """Have a terminal neither show what is typed, over what is drawn, nor suspend or kill us, which Ctrl-C still may.
+
+    What was typed is forgotten.
+    """
     before, meanwhile = termios.tcgetattr(descriptor), termios.tcgetattr(descriptor)
     meanwhile[3] &= ~termios.ECHO
-    meanwhile[6][termios.VSUSP] = b"\0"  # no character does
+    meanwhile[6][termios.VSUSP] = meanwhile[6][termios.VQUIT] = b"\0"  # no character does
     termios.tcsetattr(descriptor, termios.TCSANOW, meanwhile)
     try:
         yield

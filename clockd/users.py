@@ -169,13 +169,18 @@ class UsersFile:
             self._log.info("{path}: read again, {count} accounts", path=str(self.path), count=len(self._accounts))
 
 
-def add_account(path: Path, name: str, *, admin: bool = False) -> str:
+def _unseen(secret: str) -> None:
+    """Show a secret to nobody but the caller, who gets it returned."""
+
+
+def add_account(path: Path, name: str, *, admin: bool = False, show: Callable[[str], object] = _unseen) -> str:
     """Make a secret account, and the users file if it is absent.
 
     Args:
         path: The users file.
         name: The account.
         admin: Whether it has the role `admin`.
+        show: Is given the secret before it is good for anything; if it raises, the file stays as it was.
 
     Returns:
         The secret: 128 random bits in 22 URL-safe characters, stored nowhere.
@@ -184,7 +189,9 @@ def add_account(path: Path, name: str, *, admin: bool = False) -> str:
         UsersFileError: The name is taken or not allowed, or the file cannot be read or written.
     """
     secret, rest = _new_secret()
-    _add(path, name, rest, admin=admin)
+    with _changing(path, create=True) as lines:
+        _add(path, lines, name, rest, admin=admin)
+        show(secret)
     return secret
 
 
@@ -203,11 +210,18 @@ def add_password_account(
     Raises:
         UsersFileError: As `add_account` does.
     """
-    _add(path, name, _password(password, make_hash), admin=admin)
+    rest = _password(password, make_hash)
+    with _changing(path, create=True) as lines:
+        _add(path, lines, name, rest, admin=admin)
 
 
-def renew_secret(path: Path, name: str) -> str:
+def renew_secret(path: Path, name: str, show: Callable[[str], object] = _unseen) -> str:
     """Give an account a new secret; the old one, or its password, ends, and its role stays.
+
+    Args:
+        path: The users file.
+        name: The account.
+        show: As for `add_account`.
 
     Returns:
         The secret, as `add_account` does.
@@ -216,7 +230,9 @@ def renew_secret(path: Path, name: str) -> str:
         UsersFileError: There is no such account, or the file cannot be read or written.
     """
     secret, rest = _new_secret()
-    _change(path, name, rest)
+    with _changing(path) as lines:
+        _change(path, lines, name, rest)
+        show(secret)
     return secret
 
 
@@ -226,7 +242,9 @@ def change_password(path: Path, name: str, password: bytes, make_hash: Callable[
     Raises:
         UsersFileError: As `renew_secret` does.
     """
-    _change(path, name, _password(password, make_hash))
+    rest = _password(password, make_hash)
+    with _changing(path) as lines:
+        _change(path, lines, name, rest)
 
 
 def remove_account(path: Path, name: str) -> None:
@@ -252,21 +270,19 @@ def _password(password: bytes, make_hash: Callable[[bytes], str]) -> str:
     return f"password:{salt.hex()}:{make_hash(response_to(salt, digest(password)))}"
 
 
-def _add(path: Path, name: str, rest: str, *, admin: bool) -> None:
-    with _changing(path, create=True) as lines:
-        _check_name(path, name)
-        if name in lines:
-            raise UsersFileError(
-                f"{path}: there is an account {name} already; for a new secret use: clockd user passwd {name}"
-            )
-        lines[name] = f"{name}:{rest}{':admin' if admin else ''}"
+def _add(path: Path, lines: dict[str, str], name: str, rest: str, *, admin: bool) -> None:
+    _check_name(path, name)
+    if name in lines:
+        raise UsersFileError(
+            f"{path}: there is an account {name} already; for a new secret use: clockd user passwd {name}"
+        )
+    lines[name] = f"{name}:{rest}{':admin' if admin else ''}"
 
 
-def _change(path: Path, name: str, rest: str) -> None:
-    with _changing(path) as lines:
-        _expect(path, lines, name)
-        role = ":admin" if lines[name].endswith(":admin") else ""
-        lines[name] = f"{name}:{rest}{role}"
+def _change(path: Path, lines: dict[str, str], name: str, rest: str) -> None:
+    _expect(path, lines, name)
+    role = ":admin" if lines[name].endswith(":admin") else ""
+    lines[name] = f"{name}:{rest}{role}"
 
 
 def _check_name(path: Path, name: str) -> None:
@@ -289,24 +305,31 @@ def _changing(path: Path, *, create: bool = False) -> Iterator[dict[str, str]]:
     A lock on the folder makes two commands at a time wait for each other; the new file takes the old one's place in
     one step, so a reader sees either.
     """
-    try:
+    with _named(f"{path}: the folder {path.parent}"):
         folder = os.open(path.parent, os.O_RDONLY)
-    except OSError as error:
-        raise UsersFileError(f"{path}: the folder {path.parent}: {_reason(error)}") from error
     try:
-        fcntl.flock(folder, fcntl.LOCK_EX)
-        users = UsersFile(path)
-        if create and not path.exists():
-            lines = {"key": f"key:{secrets.token_hex(32)}"}
-        else:
-            users.load()
-            lines = {line.partition(":")[0]: line for line in path.read_text(encoding="utf-8").splitlines() if line}
+        with _named(str(path)):
+            fcntl.flock(folder, fcntl.LOCK_EX)
+            users = UsersFile(path)
+            if create and not path.exists():
+                lines = {"key": f"key:{secrets.token_hex(32)}"}
+            else:
+                users.load()
+                lines = {line.partition(":")[0]: line for line in path.read_text(encoding="utf-8").splitlines() if line}
         yield lines
-        _replace(path, "".join(f"{line}\n" for line in lines.values()))
-    except OSError as error:
-        raise UsersFileError(f"{path}: {_reason(error)}") from error
+        with _named(str(path)):
+            _replace(path, "".join(f"{line}\n" for line in lines.values()))
     finally:
         os.close(folder)
+
+
+@contextmanager
+def _named(what: str) -> Iterator[None]:
+    """Say of what could not be read or written which it was."""
+    try:
+        yield
+    except OSError as error:
+        raise UsersFileError(f"{what}: {_reason(error)}") from error
 
 
 def _replace(path: Path, text: str) -> None:

@@ -24,6 +24,9 @@ Seconds = Annotated[float, Meta(ge=MIN_SECONDS, le=MAX_SECONDS)]
 EVERYBODY = "*"
 """Stands for all accounts."""
 
+NAME_BYTES = 64
+"""Longest account name, in bytes of UTF-8."""
+
 FEED_NAME = re.compile(r"[a-z0-9_.-]{1,64}")
 NOTICES = "server"
 """The name under which notices come; no feed's."""

@@ -47,7 +47,7 @@ from clockd.errors import (
 )
 from clockd.feeds import LatestFeed
 from clockd.hostclock import UNKNOWN, ClockState
-from clockd.link import ALIVE_SECONDS, CLOSE_SECONDS, Way, typed
+from clockd.link import ALIVE_SECONDS, CLOSE_SECONDS, EXPRESSION_BYTES, Way, typed
 from clockd.transport import TLSFactory
 from clockd.values import Limits, Rights
 from clockd.wire import MOST, ValueEncoder
@@ -2062,6 +2062,17 @@ class OtherServerTests(ClientCase):
             self.assertIn("makes no sense", client.trouble)
             self.network.advance(4, 1)
             self.assertEqual((self.network.attempts, client.connected), (2, True))
+
+    def test_a_server_whose_expression_has_no_end_is_left(self):
+        client, _, _ = self.lying()
+        server = self.network.wires[-1].server
+        for _ in range(EXPRESSION_BYTES // 30):
+            server.sendCall(b"message", 1, 0, b"probe", 0, [b"tuple"], [b"dictionary"])
+        self.network.flush()
+        self.assertTrue(client.connected)  # they were many, and each had an end
+        server.transport.write(b"\x01\x80" * (EXPRESSION_BYTES // 2 + 1))
+        self.network.flush()
+        self.assertIn("makes no sense", client.trouble)
 
     def test_an_answer_that_cannot_be_read_ends_the_connection(self):
         for kind in (b"answer", b"error"):

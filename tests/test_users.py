@@ -474,6 +474,19 @@ class ChangingTests(UsersCase):
         new = renew_secret(self.path, "alice")
         self.assertEqual((self.proves("alice", old), self.proves("alice", new)), (False, True))
 
+    def test_a_secret_that_cannot_be_shown_is_good_for_nothing(self):
+        old = add_account(self.path, "alice")
+        before = self.path.read_text()
+
+        def show(_secret):
+            raise OSError("nobody looks")
+
+        for change, name in ((add_account, "bob"), (renew_secret, "alice")):
+            with self.assertRaisesRegex(OSError, "^nobody looks$"):
+                change(self.path, name, show=show)
+        self.assertEqual((self.path.read_text(), self.proves("alice", old)), (before, True))
+        self.assertEqual([path.name for path in self.path.parent.iterdir()], [self.path.name])
+
     def test_an_account_with_a_password_holds_the_hash_of_the_response_to_its_own_salt(self):
         add_password_account(self.path, "carol", b"hunter2", CHEAP.hash)
         self.assertRegex(self.path.read_text(), r"\Akey:[0-9a-f]{64}\ncarol:password:[0-9a-f]{32}:\$argon2id\$.*\n\Z")

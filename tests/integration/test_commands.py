@@ -10,6 +10,8 @@ import stat
 import subprocess
 import sys
 import textwrap
+import time
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from threading import Thread
@@ -123,10 +125,14 @@ def test_a_password_of_1_to_1024_bytes_is_taken(tmp_path, password):
     assert (done.returncode, done.stderr) == (0, "")
 
 
+NO_PASSWORD = (
+    "a password is one line of 1 to 1024 bytes of UTF-8 on standard input: give it as in --password-stdin < FILE"
+)
+
+
 @pytest.mark.parametrize("password", ["", "\n", "\r\n", "\nhunter2\n", "x" * 1025, "ä" * 512 + "x\n", "x" * 100_000])
 def test_another_password_is_refused_and_nothing_is_written(tmp_path, password):
-    message = "a password is one line of 1 to 1024 bytes on standard input: give it as in --password-stdin < FILE"
-    says(with_password("add", "carol", password, tmp_path), 2, message)
+    says(with_password("add", "carol", password, tmp_path), 2, NO_PASSWORD)
     assert not (tmp_path / "users").exists()
 
 
@@ -134,7 +140,14 @@ def test_a_password_that_is_missing_is_told(tmp_path, users):
     before = users.read_text()
     for command, where in (("add carol", "<&-"), ("passwd alice", "<&-"), ("passwd alice", "< /dev/null")):
         script = f"exec {shlex.join(CLOCKD)} user {command} --password-stdin {where}"
-        says(run("bash", "-c", script, cwd=tmp_path), 2, "a password is one line of 1 to 1024 bytes")
+        says(run("bash", "-c", script, cwd=tmp_path), 2, NO_PASSWORD)
+    assert users.read_text() == before
+
+
+def test_a_password_that_no_client_could_send_is_refused(tmp_path, users):
+    before = users.read_text()
+    script = rf"printf '\xff\xfe' | {shlex.join(CLOCKD)} user add carol --password-stdin"
+    says(run("bash", "-c", script, cwd=tmp_path), 2, NO_PASSWORD)
     assert users.read_text() == before
 
 
@@ -257,14 +270,15 @@ def test_a_port_in_use_is_one_sentence(server, users, which):
     assert "Traceback" not in done.stderr
 
 
-def test_a_secret_that_could_not_be_printed_makes_no_account(tmp_path):
-    with Path("/dev/full").open("w") as full:
-        command = [*CLOCKD, "user", "add", "alice"]
-        done = subprocess.run(
-            command, stdout=full, stderr=subprocess.PIPE, text=True, cwd=tmp_path, timeout=SECONDS, check=False
-        )
-    says(done, 1, "No space left on device")
-    assert clockd("user", "list", cwd=tmp_path).stdout == ""
+@pytest.mark.parametrize(("where", "why"), [("> /dev/full", "No space left on device"), (">&-", "is closed")])
+@pytest.mark.parametrize("command", ["user add bob", "user passwd alice", "serve --init --users new"])
+def test_a_secret_that_could_not_be_printed_is_good_for_nothing(tmp_path, users, command, where, why):
+    before = users.read_text()
+    done = run("bash", "-c", f"exec {shlex.join(CLOCKD)} {command} {where}", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.count("\n") == 1
+    assert why in done.stderr
+    assert (users.read_text(), list(tmp_path.iterdir())) == (before, [users])
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -566,6 +580,9 @@ NOT_READY = '{"ready": false, "text": "starting", "remark": %s}'
         (503, NOT_READY % "null", "starting", 1),
         (503, NOT_READY % '"store: full"', "starting; store: full", 1),
         (503, "[1]", "[1]", 1),
+        (503, "[" * 4000, "[[[", 1),
+        (503, "\x1b]0;x\x07 hi", r"\x1b]0;x\x07 hi", 1),
+        (200, r'{"text": "a\ud800", "remark": null}', r"a\ud800", 0),
     ],
 )
 def test_health_says_what_readyz_says(status, body, text, code):
@@ -589,6 +606,29 @@ def test_health_says_what_readyz_says(status, body, text, code):
 def test_health_says_what_a_server_is(server):
     done = clockd("health", f"http://{server.metrics}/readyz")
     assert (done.returncode, done.stdout) == (0, "ready\n")
+
+
+def test_health_that_could_not_be_told_is_one_sentence(server):
+    script = f"exec {shlex.join(CLOCKD)} health http://{server.metrics}/readyz > /dev/full"
+    says(run("bash", "-c", script), 1, "No space left on device")
+
+
+@pytest.mark.parametrize(
+    ("first", "again"),
+    [(b"HTTP/1.1 200 OK\r\nX: ", b"y"), (b"", b"HTTP/1.1 100 Continue\r\n\r\n"), (b"HTTP/1.1 200 OK\r\n\r\n", b"z")],
+)
+def test_health_waits_no_longer_for_an_answer_that_never_ends(first, again):
+    """A byte now and then is no answer: 1.5 s are for all of it."""
+    with socket.create_server(("127.0.0.1", 0)) as stub:
+        probe = Program(*CLOCKD, "health", f"http://127.0.0.1:{stub.getsockname()[1]}/readyz")
+        peer, _ = stub.accept()
+        with peer, suppress(BrokenPipeError, ConnectionResetError):
+            peer.sendall(first)
+            while probe.process.poll() is None:
+                peer.sendall(again)
+                time.sleep(0.1)
+    assert probe.wait() == 1
+    assert "no answer within 1.5 s; is it running there?" in probe.output
 
 
 def test_twist_starts_the_same_service(tmp_path, users):
