@@ -48,8 +48,11 @@ ALIVE_SECONDS = 30.0
 NO_OBJECT = 0
 """An object id that no server has: a call of it is answered with an error, and nobody logs it."""
 
-EXPRESSION_BYTES = 2**20
-"""Longest expression of a server; the longest that clockd has to say is a table of 200 sessions, some 100 kB."""
+EXPRESSION_BYTES = 2**23
+"""Longest expression of a server; of clockd's own, 200 sessions of 255 subscriptions each make the longest, 4.2 MB."""
+
+EXPRESSION_DEPTH = 32
+"""Most lists in each other; clockd's own are 4 levels of a value, two lists each, and what is around them."""
 
 CLOSE_SECONDS = 1.0
 """How long a connection may take to close in good order."""
@@ -194,7 +197,7 @@ class _Broker(pb.Broker):
         self._unfinished += len(data)
         try:
             super().dataReceived(data)
-            if self._unfinished > EXPRESSION_BYTES:
+            if self._unfinished > EXPRESSION_BYTES or len(self.listStack) > EXPRESSION_DEPTH:
                 raise pb.ProtocolError("an expression without end")  # noqa: TRY301  # caught like all that makes no sense
         except Exception:  # noqa: BLE001  # many kinds are raised, and all are the server's doing
             self.senseless = True

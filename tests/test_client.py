@@ -47,7 +47,7 @@ from clockd.errors import (
 )
 from clockd.feeds import LatestFeed
 from clockd.hostclock import UNKNOWN, ClockState
-from clockd.link import ALIVE_SECONDS, CLOSE_SECONDS, EXPRESSION_BYTES, Way, typed
+from clockd.link import ALIVE_SECONDS, CLOSE_SECONDS, EXPRESSION_BYTES, EXPRESSION_DEPTH, Way, typed
 from clockd.transport import TLSFactory
 from clockd.values import Limits, Rights
 from clockd.wire import MOST, ValueEncoder
@@ -2066,11 +2066,23 @@ class OtherServerTests(ClientCase):
     def test_a_server_whose_expression_has_no_end_is_left(self):
         client, _, _ = self.lying()
         server = self.network.wires[-1].server
-        for _ in range(EXPRESSION_BYTES // 30):
-            server.sendCall(b"message", 1, 0, b"probe", 0, [b"tuple"], [b"dictionary"])
+        for _ in range(EXPRESSION_BYTES // 600_000 + 1):
+            server.sendCall(b"message", 1, 0, b"probe", 0, [b"tuple", b"x" * 600_000], [b"dictionary"])
+            self.network.flush()
+        self.assertTrue(client.connected)  # they were long, and each had an end
+        server.transport.write(b"\x7f\x80")
+        for _ in range(EXPRESSION_BYTES // 600_000 + 1):
+            server.sendEncoded(b"x" * 600_000)
+            self.network.flush()
+        self.assertIn("makes no sense", client.trouble)
+
+    def test_a_server_that_begins_lists_in_lists_is_left(self):
+        client, _, _ = self.lying()
+        server = self.network.wires[-1].server
+        server.transport.write(b"\x01\x80" * EXPRESSION_DEPTH)
         self.network.flush()
-        self.assertTrue(client.connected)  # they were many, and each had an end
-        server.transport.write(b"\x01\x80" * (EXPRESSION_BYTES // 2 + 1))
+        self.assertTrue(client.connected)
+        server.transport.write(b"\x01\x80")
         self.network.flush()
         self.assertIn("makes no sense", client.trouble)
 
