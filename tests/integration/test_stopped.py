@@ -45,7 +45,8 @@ def test_a_client_stopped_for_a_while_finds_few_pushes_waiting_and_then_fresh_on
     assert all(arrived - stamp <= FRESH_SECONDS for arrived, _, stamp in fresh)  # none of them came among these
     assert fresh[0][1] - arrivals[stop][1] < FRESH_SECONDS
     assert len(fresh) > 1 / period
-    assert skipped(server, "unacknowledged") >= (stop_seconds - 2 * ack_seconds) / period
+    left_out = skipped(server, "unacknowledged") + skipped(server, "stall")  # the server may have been held up, too
+    assert left_out >= (stop_seconds - 2 * ack_seconds) / period
     assert skipped(server, "buffer") == 0
     server.stop()
 
