@@ -17,7 +17,7 @@ help:  ## Say what there is to make
 run: .venv/run  ## Start a server with one subscriber in this terminal
 	@if [ -t 0 -a -t 2 ]; then exec bash -mc '$(BIN)/clockd demo; exit $$?'; else exec $(BIN)/clockd demo; fi
 
-test: .venv/dev  ## Run every test; some ten minutes on two free cores
+test: .venv/dev  ## Run every test; some twelve minutes on two free cores
 	@$(BIN)/python tests/run.py
 
 # what is not on a laptop is left out with a word; in CI it has to be there
