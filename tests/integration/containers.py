@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from processes import run
+from processes import LONG_SECONDS, run
 
 ROOT = Path(__file__).resolve().parents[2]
 ENGINE = """\
@@ -32,7 +32,7 @@ def podman_command(tmp_path_factory):
     configuration.write_text(ENGINE)
     environment = {"CONTAINERS_CONF": str(configuration)}
 
-    def podman(*words, check=True, seconds=180):
+    def podman(*words, check=True, seconds=LONG_SECONDS):
         done = run("podman", *words, environment=environment, seconds=seconds)
         assert done.returncode == 0 or not check, done.stderr
         return done

@@ -24,6 +24,9 @@ FREE = "tcp:0:interface=127.0.0.1"
 SECONDS = 60
 """How long anything may take that takes a moment: what takes longer hangs, whatever else the machine has to do."""
 
+LONG_SECONDS = 120
+"""How long anything may take that builds, compiles, tests or does many things."""
+
 
 def without_coverage():
     """Return an environment for processes that are not ours, or whose timing is looked at: coverage slows them down."""

@@ -12,7 +12,7 @@ from pathlib import Path
 import msgspec
 import pytest
 from containers import build_image, podman_command
-from processes import HERE, Program, eventually, free_port, run, without_coverage
+from processes import HERE, LONG_SECONDS, Program, eventually, free_port, run, without_coverage
 from test_prometheus import ask
 
 from clockd.config import Config, load
@@ -56,12 +56,14 @@ def composition(podman):
     environment |= {"CLOCKD_IMAGE": image, "PROMETHEUS_IMAGE": "localhost/prometheus:latest"}
     compose = (str(BIN / "podman-compose"), "-p", project, "-f", str(DEPLOY / "compose.yaml"))
     try:
-        up = run(*compose, "up", "-d", "--no-build", "clockd", "prometheus", environment=environment, seconds=120)
+        up = run(
+            *compose, "up", "-d", "--no-build", "clockd", "prometheus", environment=environment, seconds=LONG_SECONDS
+        )
         assert up.returncode == 0, up.stderr
         log = eventually(lambda: secret_of(podman, f"{project}_clockd_1"), 60)
         yield {name.removesuffix("_PORT").lower(): port for name, port in ports.items()} | {"secret": log}
     finally:
-        run(*compose, "down", "--volumes", "--timeout", "5", environment=environment, seconds=120)
+        run(*compose, "down", "--volumes", "--timeout", "5", environment=environment, seconds=LONG_SECONDS)
         podman("rmi", "--force", image, check=False)
 
 

@@ -16,7 +16,7 @@ from types import SimpleNamespace
 
 import pytest
 from certificates import HOST, Certified, Chain
-from processes import HERE, SECONDS, Program, Server, clockd, eventually, free_port, run
+from processes import HERE, LONG_SECONDS, SECONDS, Program, Server, clockd, eventually, free_port, run
 
 EXAMPLE = HERE.parents[1] / "examples" / "tcp_states"
 
@@ -357,7 +357,7 @@ def test_the_example_is_installed_and_pushed(serve, subscribe, tmp_path):
     done = run(
         *(*pip, "--disable-pip-version-check", "--no-index", "--no-deps", "--no-build-isolation"),
         *("--target", str(packages), str(source)),
-        seconds=120,
+        seconds=LONG_SECONDS,
     )
     assert done.returncode == 0, done.stderr
     server = serve('[feeds.tcp]\nkind = "python"\nplugin = "tcp_states"\nevery = 0.1\n', PYTHONPATH=str(packages))

@@ -19,7 +19,7 @@ from certificates import Chain
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.cog.plugins import register_default_plugins
 from grafana_foundation_sdk.models.dashboard import Dashboard
-from processes import CLOCKD, FREE, Program, Server, clockd, eventually, free_port, run, without_coverage
+from processes import CLOCKD, FREE, LONG_SECONDS, Program, Server, clockd, eventually, free_port, run, without_coverage
 from test_alerts import scaled
 from test_prometheus import ask
 
@@ -121,7 +121,7 @@ def complaints():
         )
         options = ("--noEmit", "--strict", "--skipLibCheck", "--module", "esnext", "--moduleResolution", "bundler")
         done = subprocess.run(
-            [node, compiler, *options, file], capture_output=True, text=True, timeout=120, check=False
+            [node, compiler, *options, file], capture_output=True, text=True, timeout=LONG_SECONDS, check=False
         )
         file.unlink()
         return done.stdout + done.stderr

@@ -7,7 +7,7 @@ import textwrap
 from pathlib import Path
 
 import pytest
-from processes import CLOCKD, Program, Server, clockd, eventually, run
+from processes import CLOCKD, LONG_SECONDS, Program, Server, clockd, eventually, run
 
 HERE = Path(__file__).parent
 SECRET = "open sesame"
@@ -397,7 +397,7 @@ def test_two_hundred_reconnections_leave_no_descriptor_no_deferred_and_no_delaye
     done = run(
         *(sys.executable, "-W", "error", "-c", LEFT_BEHIND, SECRET),
         environment={"PYTHONPATH": str(HERE)},
-        seconds=180,
+        seconds=LONG_SECONDS,
     )
     assert (done.returncode, done.stderr) == (0, "nothing 20\n"), done.stderr
     assert done.stdout.count("login") == 20 * 11

@@ -15,12 +15,11 @@ from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
-from processes import FREE, Program, run, without_coverage
+from processes import FREE, LONG_SECONDS, Program, run, without_coverage
 
 from clockd import __version__
 
 ROOT = Path(__file__).resolve().parents[2]
-LONG_SECONDS = 120
 
 
 def build(source, folder, *kinds):

@@ -10,7 +10,7 @@ import textwrap
 
 import click
 import pytest
-from processes import CLOCKD, SECONDS, STARTED, Program, Server, clockd, eventually, run
+from processes import CLOCKD, LONG_SECONDS, SECONDS, STARTED, Program, Server, clockd, eventually, run
 
 from clockd.publish import value_of_word
 
@@ -201,7 +201,7 @@ def test_many_lines_are_all_published_in_their_order(server, tmp_path, way):
     (tmp_path / "lines").write_text("".join(f"{number}\n" for number in range(1, 5001)))
     command = {"file": '"$@" < lines', "pipe": 'cat lines | "$@"'}[way]
     script = ["bash", "-c", command, "bash", *CLOCKD, *words(server, "publish", "load", "-")]
-    done = run(*script, environment={"CLOCKD_SECRET": server.secret}, cwd=tmp_path, seconds=120)
+    done = run(*script, environment={"CLOCKD_SECRET": server.secret}, cwd=tmp_path, seconds=LONG_SECONDS)
     assert (done.returncode, done.stdout, done.stderr) == (0, "published 5000, refused 0\n", "")
     found = watched(server, "load")
     assert (found["sequence"], found["value"]) == (5000, 5000)
@@ -254,7 +254,9 @@ def test_a_source_that_is_faster_than_the_server_waits(server):
 def test_more_than_an_account_may_publish_waits_and_the_newest_stays(tmp_path, most):
     server = started(tmp_path, CONFIG.replace("1000000", str(most)))
     lines = most * 2
-    done = publish(server, "load", "-", stdin="".join(f"{number}\n" for number in range(1, lines + 1)), seconds=120)
+    done = publish(
+        server, "load", "-", stdin="".join(f"{number}\n" for number in range(1, lines + 1)), seconds=LONG_SECONDS
+    )
     published = watched(server, "load")["sequence"]
     left_out = lines - published
     newer = f", left out {left_out}, because newer ones had been published" if left_out else ""

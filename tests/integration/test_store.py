@@ -13,7 +13,7 @@ from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
-from processes import CLOCKD, HERE, Program, eventually, run, without_coverage
+from processes import CLOCKD, HERE, LONG_SECONDS, Program, eventually, run, without_coverage
 
 from clockd.store import BUSY_SECONDS
 from clockd.users import add_account
@@ -300,7 +300,9 @@ def test_what_never_was_a_database_is_left_alone(path):
 
 
 def test_the_wheel_has_the_migrations(tmp_path):
-    done = run(sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path), cwd=ROOT, seconds=180)
+    done = run(
+        sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path), cwd=ROOT, seconds=LONG_SECONDS
+    )
     assert done.returncode == 0, done.stderr
     (wheel,) = tmp_path.glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:

@@ -24,8 +24,6 @@ from clockd.config import Config, load
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
 BIN = Path(sys.executable).parent
-SECONDS = 60.0
-"""As long as any program may take for what it is asked here."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +94,7 @@ def running(command, folder, environment, output):
     finally:
         process.terminate()
         try:
-            process.wait(SECONDS)
+            process.wait(processes.SECONDS)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
@@ -104,7 +102,7 @@ def running(command, folder, environment, output):
 
 def wait_for(what, process, output):
     """Wait until `what(output's text)` is true, or the process has ended; return the text."""
-    end = time.monotonic() + SECONDS
+    end = time.monotonic() + processes.SECONDS
     while True:
         ended = process.poll() is not None
         text = output.read_text(encoding="utf-8")
@@ -183,7 +181,7 @@ def test_clients_end_quietly_on_ctrl_c(block, server, tmp_path):
     with running([sys.executable, str(program)], tmp_path, server.environment, output) as process:
         wait_for(lambda text: len(ticks(text)) >= 1, process, output)
         process.send_signal(signal.SIGINT)
-        process.wait(SECONDS)
+        process.wait(processes.SECONDS)
     said = output.read_text(encoding="utf-8")
     assert process.returncode == 0, said
     assert "Traceback" not in said, said
@@ -199,7 +197,7 @@ def test_a_client_that_may_not_come_back_says_so_in_a_sentence(tmp_path):
     with running([sys.executable, str(program)], tmp_path, plain_environment() | secret, output) as process:
         wait_for(lambda text: len(ticks(text)) >= 1, process, output)
         assert processes.clockd("user", "remove", "alice", "--users", str(server.users)).returncode == 0
-        assert process.wait(SECONDS) == 1
+        assert process.wait(processes.SECONDS) == 1
     said = output.read_text(encoding="utf-8")
     assert "Traceback" not in said, said
     assert said.splitlines()[-1].startswith("no time: "), said
@@ -214,7 +212,7 @@ def test_the_stock_client_says_that_the_connection_was_lost(tmp_path):
     with running([sys.executable, str(program)], tmp_path, plain_environment() | secret, output) as process:
         wait_for(lambda text: len(ticks(text)) >= 1, process, output)
         server.end()
-        assert process.wait(SECONDS) == 0
+        assert process.wait(processes.SECONDS) == 0
     assert output.read_text(encoding="utf-8").splitlines()[-1] == "the connection was lost"
 
 
@@ -248,7 +246,7 @@ def test_the_picture_of_the_demo_is_what_it_prints(tmp_path):
     with running([str(BIN / "clockd"), "demo"], ROOT, plain_environment(), output) as process:
         wait_for(lambda text: text.count("arrived") >= 2, process, output)
         process.send_signal(signal.SIGTERM)
-        process.wait(SECONDS)
+        process.wait(processes.SECONDS)
         said = output.read_text(encoding="utf-8")
     assert timeless(said) == timeless(picture)
 
